@@ -1,0 +1,52 @@
+# The two commands: `make book` and `make test`. Both make the environment first when it is missing or old.
+
+PYTHON ?= python3
+SIZE ?= laptop
+JOBS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Written last, so that an interrupted installation does not count as one.
+READY := $(VENV)/.ready
+CHAPTERS = $(wildcard book/*.ipynb)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help book quick published test lint clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "PYTHON=... chooses the interpreter (at least 3.11), JOBS=... how many pages are executed at a time,"
+	@echo "SIZE=quick|laptop|paper the size of the book."
+
+book: $(READY)  ## execute every chapter (SIZE=laptop) and build the book
+	$(BIN)/python -m memlib book --size $(SIZE) $(if $(JOBS),--jobs $(JOBS))
+
+quick: $(READY)  ## the same book at its smallest size
+	$(BIN)/python -m memlib book --size quick $(if $(JOBS),--jobs $(JOBS))
+
+published: $(READY)  ## execute the pages too large for a laptop into published/book/
+	$(BIN)/python -m memlib book --size published $(if $(JOBS),--jobs $(JOBS))
+
+test: lint  ## lint, then unit tests and every chapter at its quick size
+	results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && MEMLIB_RESULTS="$$results" \
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests memlib $(CHAPTERS)
+
+lint: $(READY)  ## check format, style, and that the chapters carry no outputs
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(if $(CHAPTERS),$(BIN)/nbstripout --verify --keep-id $(CHAPTERS))
+
+clean:  ## remove what the build made: _build, caches, .venv (results/ and published/ stay)
+	rm -rf _build $(VENV) memlib.egg-info .pytest_cache .ruff_cache book/.ruff_cache .hypothesis
+	find memlib tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "memlib needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	       "Choose another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,182 @@
+"""Command line: run experiments, list what is stored, build the book, show which data sets are there."""
+
+import dataclasses
+import signal
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import click
+import numpy as np
+
+import memlib
+from memlib import book, data, store
+from memlib.experiment import EXPERIMENTS, Experiment
+from memlib.pages import ROOT, SIZES
+
+
+class _Commands(click.Group):
+    """Bad input, reported by memlib as an exception, becomes one message and exit status 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, FileNotFoundError, FloatingPointError) as error:
+            if not _raised_here(error.__traceback__):
+                raise
+            failure = click.ClickException(str(error))
+            failure.exit_code = 2
+            raise failure from error
+
+
+def _raised_here(trace: TracebackType | None) -> bool:
+    """Whether memlib itself raised; one out of a library is a defect and keeps its traceback."""
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return trace is not None and Path(trace.tb_frame.f_code.co_filename).parent == Path(__file__).parent
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+def main() -> None:
+    """How deep generative models memorize their training images."""
+
+
+_ROOT = click.option(
+    "--root", type=click.Path(path_type=Path), help="results folder [default: $MEMLIB_RESULTS]"
+)
+
+
+def _fields(command: Any) -> Any:
+    """Add an option for every field of `Experiment`."""
+    for field in reversed(dataclasses.fields(Experiment)):
+        flag = f"--{field.name.replace('_', '-')}"
+        kind = type(field.default)
+        declaration = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
+        option = click.option(
+            declaration,
+            field.name,
+            default=None,
+            help=field.metadata.get("help"),
+            **({} if kind is bool else {"type": kind}),
+        )
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("experiment")
+@_fields
+@_ROOT
+@click.option("--device", help="cpu, cuda or cuda:N [default: $MEMLIB_DEVICE, else a GPU where there is one]")
+@click.option("--quiet", is_flag=True, help="no progress bars")
+def run(experiment: str, root: Path | None, device: str | None, quiet: bool, **fields: Any) -> None:
+    """Train and score what is missing of EXPERIMENT.
+
+    Prints where the result is stored, and the median and the 0.95 quantile of M at the last epoch. An option
+    changes a field of the experiment; `memlib list` shows the experiments.
+    """
+    changes = {name: value for name, value in fields.items() if value is not None}
+    chosen = memlib.variant(experiment, **changes)
+    click.echo(f"{experiment}: {_shown(dataclasses.asdict(chosen))}")
+    result = memlib.run(chosen, root=root, device=device, progress=not quiet)
+    M = memlib.memorization(result).M[-1]  # (observation,)
+    click.echo(f"stored in {result.attrs['folder']}")
+    click.echo(
+        f"M of {M.size} images at epoch {int(M.epoch)}: median {float(M.median()):.2f}, "
+        f"0.95 quantile {float(np.quantile(M, 0.95)):.2f} nats"
+    )
+
+
+def _shown(fields: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in fields.items())
+
+
+@main.command(name="list")
+@_ROOT
+def list_(root: Path | None) -> None:
+    """List the experiments and what is stored."""
+    stored = store.list_results(root)
+    lines: dict[str, list[str]] = {name: [] for name in EXPERIMENTS}
+    variants = []
+    damaged = [record["damaged"] for record in stored if record["damaged"]]
+    for record in (record for record in stored if record["request"]):
+        name, changes = _recognize(record["request"])
+        size, age = _size(record["bytes"]), _age(time.time() - record["modified"])
+        if changes:
+            repeats = f"{record['repeats']} repeat{'s' if record['repeats'] != 1 else ''}"
+            variants.append(f"{name} with {_shown(changes)}: {repeats}, {size}, {age}")
+        else:
+            asked = EXPERIMENTS[name].repeats
+            lines[name].append(f"{record['repeats']}/{asked} repeats, {size}, {age}")
+    for name, found in lines.items():
+        click.echo(f"{name:<12} {'; '.join(found) or '-'}")
+    for line in variants + damaged:
+        click.echo(line)
+
+
+def _recognize(request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The registry's name nearest to a stored request, and the fields in which it differs."""
+    differences = {}
+    for name, experiment in EXPERIMENTS.items():
+        fields = dataclasses.asdict(experiment)
+        differences[name] = {k: request[k] for k, v in fields.items() if k in request and request[k] != v}
+    name = min(differences, key=lambda n: ("images" in differences[n], len(differences[n])))
+    return name, differences[name]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit} old"
+    return "new"
+
+
+@main.command(name="data")
+@click.option("--root", type=click.Path(path_type=Path), help="data folder [default: $MEMLIB_DATA]")
+def data_(root: Path | None) -> None:
+    """Show which data sets are there."""
+    for name, line in data.availability(root).items():
+        click.echo(f"{name:<12} {line}")
+
+
+@main.command(name="book")
+@click.option(
+    "--size", type=click.Choice(SIZES), default="laptop", show_default=True, help="of the computations"
+)
+@click.option("--jobs", type=click.IntRange(1), help="pages executed at a time [default: one per core]")
+@click.option(
+    "--page", "only", multiple=True, metavar="NAME", help="execute only this page, build no HTML; repeatable"
+)
+def book_(size: str, jobs: int | None, only: tuple[str, ...]) -> None:
+    """Execute the chapters and build the book.
+
+    Only pages whose notebook, parameters or memlib changed are executed. With --size published the pages too
+    large for a laptop are executed into published/book/ and nothing is built.
+    """
+    if not (ROOT / "_toc.yml").exists():
+        raise click.ClickException(
+            "the book is built in a checkout of its repository, installed with pip install -e ."
+        )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that the pages' processes end
+    try:
+        index = book.build_book(size, jobs=jobs, only=only)
+    except book.BuildError as error:
+        raise click.ClickException(str(error)) from error
+    if index:
+        click.echo(f"The book: {index}")
+
+
+if __name__ == "__main__":
+    main(prog_name="memlib")

@@ -1,0 +1,284 @@
+"""The book, from executed pages to HTML.
+
+Papermill executes the pages (`memlib.pages`) into `_build/executed`; `stage` puts them into `_build/stage`
+together with the other files of `book/`; Jupyter Book compiles that. Pages too large for a laptop come
+executed from `published/book`.
+"""
+
+import base64
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from nbformat import NotebookNode
+
+from memlib.pages import ANSI, HEADING, ROOT, Page, execute_pages, load_pages, page_source
+
+
+class BuildError(RuntimeError):
+    """The book could not be built; the message says why."""
+
+
+# Where MyST defines a label: a target, a labelled equation, an option of a directive.
+_DEFINITIONS = re.compile(
+    r"^(?P<target>\()(?P<a>[^()\s]+)(?=\)=\s*$)"
+    r"|(?P<equation>\$\$[ \t]*\()(?P<b>[^()\s]+)(?=\)[ \t]*$)"
+    r"|^(?P<option>:(?:name|label):[ \t]+)(?P<c>\S+)",
+    re.MULTILINE,
+)
+# Where it refers to one: {numref}`label`, {numref}`text <label>`, [text](#label).
+_ROLES = re.compile(r"(\{(?:numref|ref|eq|math:numref)\}`(?:[^`<]*<)?)([^`<>]+)(?=>?`)")
+_LINKS = re.compile(r"(\]\(#?)([^()\s]+)(?=\))")
+
+
+def localize(
+    notebook: NotebookNode,
+    page: Page,
+    labels: Collection[str] = (),
+    notebooks: Collection[str] = (),
+) -> NotebookNode:
+    """A template's notebook as one experiment's page: a copy with its title and labels unique in the book.
+
+    Labels that the notebook defines (targets, equations, figures in cell metadata) get the suffix
+    `-<experiment>` wherever they stand. All others stay as they are.
+
+    Args:
+        notebook: the executed notebook.
+        page: what it is to be; a chapter's page is copied unchanged.
+        labels: further labels to rename, those of the experiment's other pages.
+        notebooks: templates whose file names (`04-memorized.ipynb`) stand for the experiment's page.
+    """
+    notebook = copy.deepcopy(notebook)
+    if not page.experiment:
+        return notebook
+    own = {*defined_labels(notebook), *labels}
+
+    def suffix(match: re.Match[str]) -> str:
+        before, label = (g for g in match.groups() if g is not None)
+        return f"{before}{label}-{page.experiment}" if label in own else match[0]
+
+    def rename(text: str) -> str:
+        for pattern in (_DEFINITIONS, _ROLES, _LINKS):
+            text = pattern.sub(suffix, text)
+        for name in notebooks:
+            text = text.replace(f"{name}.ipynb", f"{name}-{page.experiment}.ipynb")
+        return text
+
+    titled = page.title is None
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = rename(cell.source)
+            if not titled and HEADING.search(cell.source):
+                cell.source = HEADING.sub(lambda _: f"# {page.title}", cell.source, count=1)
+                titled = True
+        elif figure := cell.metadata.get("mystnb", {}).get("figure"):
+            if figure.get("name") in own:
+                figure["name"] += f"-{page.experiment}"
+            figure["caption"] = rename(figure.get("caption", ""))
+    return notebook
+
+
+def defined_labels(notebook: NotebookNode) -> set[str]:
+    """The labels that a notebook's prose and its figures define."""
+    labels = set()
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            labels |= {m["a"] or m["b"] or m["c"] for m in _DEFINITIONS.finditer(cell.source)}
+        elif name := cell.metadata.get("mystnb", {}).get("figure", {}).get("name"):
+            labels.add(name)
+    return labels
+
+
+def _source(page: Page, root: Path) -> Path:
+    folder = "published/book" if page.parameters is None else "_build/executed/book"
+    return root / folder / f"{page.name}.ipynb"
+
+
+def check_published(pages: Sequence[Page], root: Path) -> None:
+    """Refuse published pages that are absent, or not what `make published` would execute now.
+
+    Raises:
+        BuildError: naming each such page with the reason.
+    """
+    taken = [page for page in pages if page.parameters is None]
+    wanted = {page.name: page for page in load_pages("published", root / "book")} if taken else {}
+    refused = []
+    for page in taken:
+        reason = "not part of this size and not in published/book/"
+        if _source(page, root).exists():
+            stored = nbformat.read(_source(page, root), 4).metadata.get("memlib", {}).get("source", {})
+            reason = _difference(stored, wanted.get(page.name), root)
+        if reason:
+            refused.append(f"{page.name}: {reason}")
+    if refused:
+        raise BuildError(f"{'; '.join(refused)} (`make published` executes such pages)")
+
+
+def _difference(stored: Mapping[str, Any], page: Page | None, root: Path) -> str:
+    if page is None:
+        return "in published/book/, but not among the pages of params/published.yaml"
+    if not stored:
+        return "published without a record of its source"
+    now = page_source(page, root / "book")
+    if stored["notebook"] != now["notebook"]:
+        return f"book/{page.notebook}.ipynb has changed since it was published"
+    before, after = stored["parameters"], now["parameters"]
+    changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    both = [f"{name} is {before.get(name)!r} there and {after.get(name)!r}" for name in changed]
+    return f"{', '.join(both)} in params/published.yaml" if both else ""
+
+
+def stage(pages: Sequence[Page], root: str | Path = ROOT) -> Path:
+    """Make anew the folder that Jupyter Book compiles: the pages and the other files of book/.
+
+    Raises:
+        BuildError: a page was not executed, or the published one is outdated.
+    """
+    root = Path(root)
+    check_published(pages, root)
+    missing = [str(path.relative_to(root)) for page in pages if not (path := _source(page, root)).exists()]
+    if missing:
+        raise BuildError(f"missing: {', '.join(missing)}")
+    target = root / "_build" / "stage"
+    shutil.rmtree(target, ignore_errors=True)
+    others = shutil.ignore_patterns("params", "*.ipynb", "__pycache__", "ruff.toml", ".*")
+    shutil.copytree(root / "book", target / "book", ignore=others)
+    notebooks = {page.name: nbformat.read(_source(page, root), 4) for page in pages}
+    templates = {page.notebook for page in pages if page.experiment}
+    for page in pages:
+        siblings = (p.name for p in pages if p.experiment == page.experiment)
+        labels = set().union(*(defined_labels(notebooks[name]) for name in siblings))
+        local = localize(notebooks[page.name], page, labels, templates)
+        nbformat.write(local, target / "book" / f"{page.name}.ipynb")
+    return target
+
+
+def build_html(root: str | Path = ROOT) -> Path:
+    """Compile `_build/stage` with warnings as errors; every page of the table of contents must come out.
+
+    Returns:
+        The path of the book's first page, `_build/html/index.html`.
+
+    Raises:
+        BuildError: warnings, or pages missing. Jupyter Book's output is printed, warnings first.
+    """
+    root = Path(root).resolve()
+    shutil.rmtree(root / "_build" / "html", ignore_errors=True)  # pages of an earlier table of contents
+    options = ["--config", root / "_config.yml", "--toc", root / "_toc.yml", "--path-output", root]
+    main = "from jupyter_book.cli.main import main; main(prog_name='jupyter-book')"
+    log = root / "_build" / "jupyter-book.log"
+    with open(log, "wb") as out:
+        done = subprocess.run(
+            # --all: glued numbers of other pages are missed by incremental builds.
+            [
+                sys.executable,
+                "-c",
+                main,
+                "build",
+                root / "_build" / "stage",
+                *options,
+                *"-W -n --keep-going --all".split(),
+            ],
+            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    if done.returncode:
+        lines = ANSI.sub("", log.read_text("utf-8", "replace")).splitlines()
+        warnings = [line for line in lines if re.search(r"\b(WARNING|ERROR)\b", line)]
+        print("\n".join([*warnings, "", *lines]), file=sys.stderr)
+        raise BuildError(f"Jupyter Book failed: {len(warnings)} warnings, see above and {log}")
+    html = root / "_build" / "html"
+    if missing := [name for name in toc_pages(root) if not (html / f"{name}.html").exists()]:
+        raise BuildError(f"pages of _toc.yml without HTML: {', '.join(missing)}")
+    return html / "index.html"
+
+
+def toc_pages(root: str | Path = ROOT) -> list[str]:
+    """The files that _toc.yml lists, in its order."""
+
+    def files(entry: dict[str, Any]) -> list[str]:
+        below = [item for key in ("parts", "chapters", "sections") for item in entry.get(key, [])]
+        own = [entry[key] for key in ("root", "file") if key in entry]
+        return own + [name for item in below for name in files(item)]
+
+    return files(yaml.safe_load((Path(root) / "_toc.yml").read_text("utf-8")))
+
+
+def _link_sources(pages: Sequence[Page], html: Path) -> None:
+    """Point the Binder, Colab and GitHub links of a template's page to its notebook, which is there."""
+    for page in pages:
+        if page.experiment:
+            file = html / "book" / f"{page.name}.html"
+            link = rf'(href="https://[^"]*/book/){re.escape(page.name)}(?=\.ipynb")'
+            file.write_text(re.sub(link, rf"\g<1>{page.notebook}", file.read_text("utf-8")), "utf-8")
+
+
+def build_book(
+    size: str = "laptop", root: str | Path = ROOT, jobs: int | None = None, only: Collection[str] = ()
+) -> Path | None:
+    """Execute, stage and compile the book; or execute and store the published pages.
+
+    Args:
+        size: quick, laptop, paper; or published, which fills published/book/ and compiles nothing.
+        root: the repository.
+        jobs: pages executed at a time; by default as many as there are cores.
+        only: names of the pages to execute; then nothing is compiled.
+
+    Returns:
+        The first page's HTML, if compiled.
+
+    Raises:
+        BuildError: a page failed, is missing or outdated, or Jupyter Book complained.
+        ValueError: an unknown size, page or parameter.
+    """
+    root = Path(root).resolve()
+    pages = load_pages(size, root / "book")
+    if unknown := set(only) - {page.name for page in pages}:
+        known = ", ".join(page.name for page in pages)
+        raise ValueError(f"unknown page: {', '.join(sorted(unknown))}; allowed: {known}")
+    chosen = [page for page in pages if not only or page.name in only]
+    check_published(chosen, root)
+    folder = "_build/published" if size == "published" else "_build/executed/book"
+    failed = execute_pages(chosen, root, folder, jobs)
+    if size == "published":
+        _publish([page for page in chosen if page.name not in failed], root, folder)
+    if failed:
+        raise BuildError(f"{len(failed)} of {len(chosen)} pages failed: {', '.join(failed)}")
+    if only or size == "published":
+        return None
+    stage(pages, root)
+    index = build_html(root)
+    _link_sources(pages, index.parent)
+    return index
+
+
+def _publish(pages: Sequence[Page], root: Path, folder: str) -> None:
+    target = root / "published" / "book"
+    target.mkdir(parents=True, exist_ok=True)
+    for page in pages:
+        executed = root / folder / f"{page.name}.ipynb"
+        part = target / f"{page.name}.part.ipynb"
+        shutil.copyfile(executed, part)
+        part.replace(target / f"{page.name}.ipynb")
+        if image := _figure(nbformat.read(executed, 4), "fig-extremes"):
+            (root / "published" / f"extremes-{page.experiment}.png").write_bytes(image)
+
+
+def _figure(notebook: NotebookNode, name: str) -> bytes | None:
+    """The picture of the code cell whose figure has that name."""
+    for cell in notebook.cells:
+        if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == name:
+            pictures = [
+                o.data["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})
+            ]
+            return base64.b64decode(pictures[-1]) if pictures else None
+    return None

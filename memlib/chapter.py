@@ -1,0 +1,191 @@
+"""What a chapter calls: the check of its parameters, the table of what was run, the record of its numbers."""
+
+import ast
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import xarray as xr
+
+from memlib.experiment import EXPERIMENTS
+
+PAPER_IMAGES = {"mnist": 60_000, "cifar10": 50_000, "celeba": 162_770}  # training images in the paper
+_TYPES = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+_RECORD = "application/papermill.record/text/plain"
+
+
+def check_parameters(**minimum: int) -> None:
+    """Refuse parameters that the notebook does not declare, of another type than declared, or too small.
+
+    Papermill only warns about unknown ones. Called in the cell after the parameters; silent where none were
+    injected.
+
+    Args:
+        minimum: the least allowed value of injected parameters, for example `folds=3`.
+
+    Raises:
+        ValueError: naming the parameter, what is allowed, and the nearest declared name.
+    """
+    history = list(_history())
+    injected: dict[str, Any] = {}
+    for source in reversed(history):
+        if declared := declared_parameters(source):
+            check_values(declared, injected, "this notebook")
+            for name, least in minimum.items():
+                if injected.get(name, least) < least:
+                    raise ValueError(f"this notebook: {name} is {injected[name]}; allowed: {least} or more")
+            return
+        # Papermill puts its cell directly behind the parameters; a later run by hand may come in between.
+        injected = injected or _injected(source)
+
+
+def describe(result: xr.Dataset) -> pd.DataFrame:
+    """What was run, where, at which size, and the paper's settings where the paper has the data set.
+
+    Args:
+        result: what `memlib.run` returned.
+
+    Returns:
+        A table with a column "this page" and, for the paper's data sets, a column "paper".
+    """
+    request, runs = json.loads(result.request), json.loads(result.runs)
+    sizes = result.sizes
+
+    def rows(r: dict[str, Any], n: int, L: int, K: int) -> dict[str, Any]:
+        return {
+            "data set": r["images"],
+            "training images": n,
+            "models (repeats x folds)": f"{L} x {K} = {L * K}, and one of all images",
+            "model": f"{r['architecture']}, {r['likelihood']} likelihood, Z = {r['latent_dim']}"
+            + (f", F = {r['width']}" if r["architecture"] == "conv" else ""),
+            "epochs": r["epochs"],
+            "learning rate, batch size": f"{r['learning_rate']:g}, {r['batch_size']}",
+            "log p(x)": f"every {r['score_every']} epochs, {r['num_samples']} importance samples",
+        }
+
+    here = rows(request, sizes["observation"], sizes["repeat"], sizes["fold"])
+    ess = float(result.ess.isel(epoch=-1).median())
+    here["effective sample size"] = f"{ess:.1f} of {request['num_samples']} (median, last epoch)"
+    here["device"] = ", ".join(sorted({run["device"] for run in runs}))
+    seconds = sum(run["seconds"] for run in runs)
+    here["computed"] = f"{max(run['finished'] for run in runs)[:10]}, in {seconds:.0f} s"
+    versions = {f"memlib {run['memlib']}, torch {run['torch'].partition('+')[0]}" for run in runs}
+    here["versions"] = "; ".join(sorted(versions))
+    table = {"this page": here}
+    for paper in EXPERIMENTS.values():
+        same = (paper.images, paper.learning_rate) == (request["images"], request["learning_rate"])
+        if same and paper.images in PAPER_IMAGES:
+            n = PAPER_IMAGES[paper.images]
+            table["paper"] = rows(dataclasses.asdict(paper), n, paper.repeats, paper.folds)
+            table["paper"]["device"] = "GTX 1660 SUPER; all experiments about 200 hours"
+    return pd.DataFrame(table).fillna("")
+
+
+def record(**headlines: float | int | str) -> dict[str, Any]:
+    """Store a chapter's headline numbers in its executed notebook, where glue and `read_records` find them.
+
+    Args:
+        headlines: numbers or strings by name, for example `median=4.4`.
+
+    Returns:
+        The same as a dictionary of plain Python values, shown as a small table when it ends a cell.
+    """
+    values = {name: value.item() if hasattr(value, "item") else value for name, value in headlines.items()}
+    for name, value in values.items():
+        if not isinstance(value, int | float | str):
+            raise ValueError(f"{name} is a {type(value).__name__}; allowed: a number or a string")
+    try:
+        from myst_nb import glue
+    except ImportError:
+        return _Headlines(values)
+    if _shell() is not None:
+        for name, value in values.items():
+            glue(name, value, display=False)
+    return _Headlines(values)
+
+
+class _Headlines(dict[str, Any]):
+    def _repr_html_(self) -> str:
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in self.items()}
+        rows = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in shown.items())
+        return f'<table class="dataframe headlines">{rows}</table>'
+
+
+def read_records(path: str | Path) -> dict[str, Any]:
+    """What `record` stored in an executed notebook."""
+    records = {}
+    for cell in nbformat.read(path, 4).cells:
+        for output in cell.get("outputs", []):
+            name = output.get("metadata", {}).get("scrapbook", {}).get("name")
+            if name and _RECORD in output.data:
+                text = output.data[_RECORD]
+                records[name] = float(text) if text in ("nan", "inf", "-inf") else ast.literal_eval(text)
+    return records
+
+
+def _shell() -> Any:
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython else None
+
+
+def _history() -> Iterable[str]:
+    shell = _shell()
+    return shell.user_ns.get("In", []) if shell is not None else []
+
+
+def declared_parameters(source: str) -> dict[str, str]:
+    """Name -> annotation of a cell of nothing but annotated values (`epochs: int = 4`); empty for another."""
+    body = _parse(source)
+    if not all(isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name) and s.value for s in body):
+        return {}
+    return {s.target.id: ast.unparse(s.annotation) for s in body}
+
+
+def _injected(source: str) -> dict[str, Any]:
+    """Name -> value of the cell that Papermill adds; empty for any other cell."""
+    if not source.lstrip().startswith("# Parameters"):
+        return {}
+    body = [s for s in _parse(source) if isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Name)]
+    return {s.targets[0].id: _literal(s.value) for s in body}
+
+
+def _parse(source: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError:
+        return []
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return float("nan")  # Papermill writes infinities and NaN as calls of float()
+
+
+def check_values(declared: Mapping[str, str], given: Mapping[str, Any], where: str) -> None:
+    """Refuse given values whose name is not declared, or whose type is another than declared.
+
+    Raises:
+        ValueError: saying where, which one, and what is allowed.
+    """
+    for name, value in given.items():
+        if name not in declared:
+            hint = nearest(name, declared)
+            raise ValueError(f"{where}: unknown parameter {name!r}{hint}; allowed: {', '.join(declared)}")
+        types = _TYPES.get(declared[name])
+        if types and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
+            kind = type(value).__name__
+            raise ValueError(f"{where}: {name} is {value!r} ({kind}); allowed: {declared[name]}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint at the most similar known word, or nothing."""
+    near = difflib.get_close_matches(word, list(known), 1, cutoff=0.4)
+    return f" (did you mean {near[0]!r}?)" if near else ""

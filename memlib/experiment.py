@@ -1,0 +1,177 @@
+"""Experiments: everything that determines a result, and the registry of the paper's and the embedded ones."""
+
+import dataclasses
+import functools
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from memlib.data import DATASETS, ImageSet, data_root, load_images, nearest
+from memlib.models import VAE, Architecture, LikelihoodName, build_vae
+
+
+class Stream(IntEnum):
+    """Purposes of random streams; each repeat has a generator of its own for each."""
+
+    SUBSET = 0
+    FOLDS = 1
+    PARAMETERS = 2
+    ORDER = 3
+    TRAINING_NOISE = 4
+    SCORING_NOISE = 5
+    SAMPLES = 6
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A specification: two runs of equal specifications give equal results.
+
+    Every field is validated; `dataclasses.replace` and `variant` make variants. `repeats` is the one field
+    that does not enter a repeat's result, so that more repeats can be added to those that are stored.
+
+    Raises:
+        ValueError: a field outside its allowed values, named with what is allowed.
+    """
+
+    images: str = _option("digits", "data set: digits, patches, mnist, cifar10, celeba or folder:PATH")
+    num_images: int = _option(0, "training images used, a random subset; 0 means all")
+    architecture: Architecture = _option("mlp", "mlp or conv (Table 1 of the paper)")
+    likelihood: LikelihoodName = _option("bernoulli", "bernoulli, gaussian or gaussian-scalar")
+    latent_dim: int = _option(16, "size of the latent space, Z")
+    width: int = _option(32, "feature multiplier of conv, F")
+    flip: bool = _option(False, "mirror training images at random")
+    learning_rate: float = _option(1e-3, "Adam's learning rate")
+    batch_size: int = _option(64, "images per step and model, B")
+    epochs: int = _option(100, "passes over the training images")
+    score_every: int = _option(
+        20, "epochs between evaluations of log p(x); the last epoch is always evaluated"
+    )
+    num_samples: int = _option(128, "importance samples per image and model, S")
+    folds: int = _option(5, "folds and models per repeat, K")
+    repeats: int = _option(4, "repeats with new folds, L")
+    seed: int = _option(0, "seed of all random streams")
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value, kind = getattr(self, f.name), type(f.default)
+            if kind is float and type(value) is int:
+                object.__setattr__(self, f.name, value := float(value))
+            if type(value) is not kind:
+                raise ValueError(f"{f.name} is {value!r}, a {type(value).__name__}; allowed: {kind.__name__}")
+        for names, least in (
+            (("num_images", "seed"), 0),
+            (("latent_dim", "width", "batch_size", "epochs", "score_every", "num_samples", "repeats"), 1),
+            (("folds",), 2),
+        ):
+            for name in names:
+                if getattr(self, name) < least:
+                    raise ValueError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
+        if not 0 < self.learning_rate < 1:
+            raise ValueError(f"learning_rate is {self.learning_rate}; allowed: between 0 and 1")
+        for name, choices in (
+            ("architecture", get_args(Architecture)),
+            ("likelihood", get_args(LikelihoodName)),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(choices)}")
+        if 0 < self.num_images < self.folds:
+            raise ValueError(f"num_images is {self.num_images}; allowed: 0, or at least folds = {self.folds}")
+
+    @property
+    def evaluated_epochs(self) -> list[int]:
+        """Multiples of `score_every`, and the last epoch."""
+        return sorted({*range(self.score_every, self.epochs + 1, self.score_every), self.epochs})
+
+    def stream(self, purpose: Stream, repeat: int | None = None) -> np.random.Generator:
+        """The random stream of a purpose in a repeat (None: of the model of all images)."""
+        key = (int(purpose), 0 if repeat is None else repeat + 1)
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
+
+    def torch_stream(
+        self, purpose: Stream, repeat: int | None = None, device: torch.device | str = "cpu"
+    ) -> torch.Generator:
+        """The same as a PyTorch generator on a device."""
+        seed = int(self.stream(purpose, repeat).integers(2**63))
+        return torch.Generator(device).manual_seed(seed)
+
+    def load_images(self) -> ImageSet:
+        """The training images: all of the data set, or the subset that `num_images` and `seed` determine."""
+        images = _load(self.images, "train")
+        n = len(images)
+        if max(self.num_images, self.folds) > n:
+            raise ValueError(
+                f"num_images is {self.num_images} and folds is {self.folds}; "
+                f"{self.images} has {n} training images"
+            )
+        if self.num_images in (0, n):
+            return images
+        return images.subset(np.sort(self.stream(Stream.SUBSET).permutation(n)[: self.num_images]))
+
+    def load_validation(self) -> ImageSet:
+        """Images that no model trains on: CelebA's validation set, otherwise the test set."""
+        return _load(self.images, "valid" if self.images == "celeba" else "test")
+
+    def build(self, channels: int, generator: torch.Generator | None = None) -> VAE:
+        """One model; without a generator a template without values."""
+        return build_vae(
+            self.architecture,
+            self.likelihood,
+            channels=channels,
+            latent_dim=self.latent_dim,
+            width=self.width,
+            generator=generator,
+        )
+
+
+# image sets are read-only, so callers may share them
+_load_once = functools.lru_cache(maxsize=4)(load_images)
+
+
+def _load(name: str, split: str) -> ImageSet:
+    # A folder's images may be rewritten while this process lives, those of the fixed names may not.
+    return _load_once(name, split, data_root()) if name in DATASETS else load_images(name, split)
+
+
+_MNIST = Experiment(images="mnist", epochs=100, score_every=5, num_samples=256, folds=10, repeats=10)
+_COLOR = dataclasses.replace(_MNIST, architecture="conv", num_samples=128, flip=True)
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "mnist-lr3": _MNIST,
+    "mnist-lr4": dataclasses.replace(_MNIST, learning_rate=1e-4),
+    "cifar10": dataclasses.replace(
+        _COLOR, images="cifar10", likelihood="gaussian", latent_dim=64, score_every=50
+    ),
+    "celeba": dataclasses.replace(
+        _COLOR, images="celeba", likelihood="gaussian-scalar", latent_dim=32, epochs=50, score_every=25
+    ),
+    "digits-lr3": Experiment(),
+    "digits-lr4": Experiment(learning_rate=1e-4),
+    "patches": Experiment(
+        images="patches", architecture="conv", likelihood="gaussian", latent_dim=32, width=16
+    ),
+}
+
+
+def variant(name: str, **changes: Any) -> Experiment:
+    """The experiment of that name in `EXPERIMENTS` with some fields changed.
+
+    Raises:
+        ValueError: an unknown name or field (the nearest valid one is named), or a value that is not allowed.
+    """
+    for kind, given, known in (
+        ("experiment", [name], list(EXPERIMENTS)),
+        ("field", list(changes), [f.name for f in dataclasses.fields(Experiment)]),
+    ):
+        for word in given:
+            if word not in known:
+                raise ValueError(
+                    f"unknown {kind} {word!r}{nearest(word, known)}; allowed: {', '.join(known)}"
+                )
+    return dataclasses.replace(EXPERIMENTS[name], **changes)

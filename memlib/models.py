@@ -1,0 +1,297 @@
+"""The variational autoencoders of Table 1 as plain modules, and their likelihoods.
+
+Observations are flat: an image of C x 32 x 32 pixels is a vector of D = C * 1024 numbers, channel first.
+Every network maps (B, ...) to (B, ...); a leading model axis E is the business of `memlib.ensemble`.
+
+Source: van den Burg & Williams (2021), supplement B.2 and Table 1.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Architecture = Literal["mlp", "conv"]
+LikelihoodName = Literal["bernoulli", "gaussian", "gaussian-scalar"]
+
+SIDE = 32  # Table 1 is made for 32 x 32 images
+LOGIT_LAMBDA = 0.05  # keeps the logit finite at black and white
+MIN_LOG_VAR = -7.0  # floor of the decoder's log-variance
+INITIAL_LOG_VAR = -2.0  # where the single learned log-variance starts
+
+
+class Likelihood(Protocol):
+    """What a model needs to know of its observations: their noise, their density, their Jacobian."""
+
+    outputs: int  # decoder outputs per observed dimension
+
+    def perturb(self, images: Tensor, uniform: Tensor) -> Tensor: ...
+    def log_prob(self, y: Tensor, *parameters: Tensor) -> Tensor: ...
+    def log_jacobian(self, y: Tensor) -> Tensor: ...
+    def pixels(self, *parameters: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    r"""Binarized pixels, $\log p(y \mid z) = \sum_j y_j \ell_j - \log(1 + e^{\ell_j})$ with logits $\ell$."""
+
+    outputs: int = 1
+
+    def perturb(self, images: Tensor, uniform: Tensor) -> Tensor:
+        """Binarize gray values anew: a pixel is 1 with probability gray / 255.
+
+        Args:
+            images: gray values 0..255, (..., D).
+            uniform: numbers in [0, 1) of the same shape, or broadcastable to it; their dtype is the result's.
+
+        Returns:
+            0 or 1, (..., D).
+        """
+        return (uniform < images / 255.0).to(uniform.dtype)
+
+    def log_prob(self, y: Tensor, logits: Tensor) -> Tensor:
+        """Log-probability in nats, (...,), of `y` (..., D) in {0, 1} given `logits` broadcastable to it."""
+        return (y * logits - F.softplus(logits)).sum(-1)
+
+    def log_jacobian(self, y: Tensor) -> Tensor:
+        """Zero, (...,): binary pixels are not transformed."""
+        return y.new_zeros(y.shape[:-1])
+
+    def pixels(self, logits: Tensor) -> Tensor:
+        """The expected image in [0, 1], same shape as `logits`."""
+        return torch.sigmoid(logits)
+
+
+@dataclass(frozen=True)
+class LogitGaussian:
+    r"""Dequantized pixels, modeled by a diagonal Gaussian in logit space.
+
+    $y = \mathrm{logit}(\lambda + (1 - 2\lambda) v)$ with $v = (u + g) / 256$ for a gray value $g$ in 0..255,
+    uniform $u$ and $\lambda = 0.05$.
+
+    Attributes:
+        scalar: one learned log-variance for all pixels (CelebA) instead of one per pixel (CIFAR-10).
+    """
+
+    scalar: bool = False
+
+    @property
+    def outputs(self) -> int:
+        return 1 if self.scalar else 2
+
+    def perturb(self, images: Tensor, uniform: Tensor) -> Tensor:
+        """Dequantize gray values 0..255, (..., D), with `uniform` in [0, 1) and map them to logit space."""
+        v = (uniform + images) / 256.0
+        return torch.logit(LOGIT_LAMBDA + (1 - 2 * LOGIT_LAMBDA) * v)
+
+    def log_prob(self, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        """Log-density in logit space, (...,) nats, of `y` (..., D); `mean`, `log_var` broadcastable to it."""
+        squares = (y - mean).square() * torch.exp(-log_var)
+        return -0.5 * (squares + log_var + math.log(2 * math.pi)).sum(-1)
+
+    def log_jacobian(self, y: Tensor) -> Tensor:
+        r"""What takes a log-density in logit space to pixel space, in nats.
+
+        $$\log p(x) = \log p(y) + D \log(1 - 2\lambda) - D \log 256 - \sum_j (y_j -
+        2\,\mathrm{softplus}(y_j))$$
+
+        Args:
+            y: logits of pixels, (..., D).
+
+        Returns:
+            (...,). The density is with respect to gray values in [0, 256).
+
+        Source: Papamakarios et al. (2017), eq. (27), with the paper's lambda.
+        """
+        constant = y.shape[-1] * (math.log(1 - 2 * LOGIT_LAMBDA) - math.log(256))
+        return constant - (y - 2 * F.softplus(y)).sum(-1)
+
+    def pixels(self, mean: Tensor, log_var: Tensor) -> Tensor:
+        """The image at the mean in logit space, in [0, 1], same shape as `mean`."""
+        return ((torch.sigmoid(mean) - LOGIT_LAMBDA) / (1 - 2 * LOGIT_LAMBDA)).clamp(0, 1)
+
+
+class Encoder(nn.Module):
+    """A trunk and two linear heads: observations (B, D) to mean and log-variance of q(z | x), each (B, Z)."""
+
+    def __init__(self, trunk: nn.Module, features: int, latent_dim: int):
+        super().__init__()
+        self.trunk = trunk
+        self.mean = nn.Linear(features, latent_dim)
+        self.log_var = nn.Linear(features, latent_dim)
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.trunk(y)
+        return self.mean(h), self.log_var(h)
+
+
+class Decoder(nn.Module):
+    """A trunk and the likelihood's parameters: latent (B, Z) to tensors that broadcast to (B, D)."""
+
+    def __init__(self, trunk: nn.Module, likelihood: Likelihood):
+        super().__init__()
+        self.trunk = trunk
+        self.outputs = likelihood.outputs
+        scalar = isinstance(likelihood, LogitGaussian) and likelihood.scalar
+        self.log_var = nn.Parameter(torch.tensor(INITIAL_LOG_VAR)) if scalar else None
+
+    def forward(self, z: Tensor) -> tuple[Tensor, ...]:
+        h = self.trunk(z)  # (B, outputs * D)
+        if self.log_var is not None:
+            return h, self.log_var.expand(len(h), 1)
+        if self.outputs == 1:
+            return (h,)
+        mean, log_var = h.chunk(2, dim=-1)
+        return mean, log_var.clamp(min=MIN_LOG_VAR)
+
+
+class VAE(nn.Module):
+    """Encoder, decoder and likelihood of one variational autoencoder with prior N(0, I_Z)."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, likelihood: Likelihood):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+
+
+def _mlp(channels: int, latent_dim: int, outputs: int) -> tuple[nn.Module, int, nn.Module]:
+    dim = channels * SIDE * SIDE
+    encoder = nn.Sequential(nn.Linear(dim, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU())
+    decoder = nn.Sequential(
+        *(nn.Linear(latent_dim, 256), nn.ReLU()),
+        *(nn.Linear(256, 512), nn.ReLU()),
+        nn.Linear(512, outputs * dim),
+    )
+    return encoder, 256, decoder
+
+
+def _conv(channels: int, latent_dim: int, outputs: int, width: int) -> tuple[nn.Module, int, nn.Module]:
+    half = {"kernel_size": 4, "stride": 2, "padding": 1, "bias": False}
+
+    def enc_block(c1: int, c2: int) -> list[nn.Module]:
+        return [nn.Conv2d(c1, c2, **half), nn.BatchNorm2d(c2), nn.LeakyReLU(0.2)]
+
+    def dec_block(c1: int, c2: int, **shape: int) -> list[nn.Module]:
+        return [nn.ConvTranspose2d(c1, c2, **(half | shape)), nn.BatchNorm2d(c2), nn.ReLU()]
+
+    F_ = width
+    encoder = nn.Sequential(
+        nn.Unflatten(-1, (channels, SIDE, SIDE)),
+        *(nn.Conv2d(channels, F_, **half), nn.LeakyReLU(0.2)),  # (B, F, 16, 16)
+        *enc_block(F_, 2 * F_),  # (B, 2F, 8, 8)
+        *enc_block(2 * F_, 4 * F_),  # (B, 4F, 4, 4)
+        *enc_block(4 * F_, 8 * F_),  # (B, 8F, 2, 2)
+        nn.Flatten(),  # (B, 32F)
+    )
+    decoder = nn.Sequential(
+        nn.Unflatten(-1, (latent_dim, 1, 1)),
+        *dec_block(latent_dim, 8 * F_, kernel_size=2, stride=1, padding=0),  # (B, 8F, 2, 2)
+        *dec_block(8 * F_, 4 * F_),  # (B, 4F, 4, 4)
+        *dec_block(4 * F_, 2 * F_),  # (B, 2F, 8, 8)
+        *dec_block(2 * F_, F_),  # (B, F, 16, 16)
+        nn.ConvTranspose2d(F_, outputs * channels, **half),  # (B, outputs * C, 32, 32)
+        nn.Flatten(),
+    )
+    return encoder, 32 * F_, decoder
+
+
+def build_vae(
+    architecture: Architecture,
+    likelihood: LikelihoodName,
+    *,
+    channels: int,
+    latent_dim: int,
+    width: int = 32,
+    generator: torch.Generator | None = None,
+) -> VAE:
+    """One VAE of Table 1.
+
+    Args:
+        architecture: "mlp" (the paper's MNIST) or "conv" (its CIFAR-10 and CelebA).
+        likelihood: "bernoulli" (MNIST), "gaussian" (CIFAR-10) or "gaussian-scalar" (CelebA).
+        channels: C, 1 or 3.
+        latent_dim: Z >= 1.
+        width: F >= 1, the feature multiplier of "conv".
+        generator: draws the initial parameters as PyTorch's own layers do; without one the model stays on the
+            meta device, as a template without values.
+
+    Raises:
+        ValueError: an argument outside its allowed values.
+    """
+    for name, value, allowed in (
+        ("architecture", architecture, get_args(Architecture)),
+        ("likelihood", likelihood, get_args(LikelihoodName)),
+        ("channels", channels, (1, 3)),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(repr, allowed))}")
+    for name, value in (("latent_dim", latent_dim), ("width", width)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; allowed: 1 or more")
+
+    density = (
+        Bernoulli() if likelihood == "bernoulli" else LogitGaussian(scalar=likelihood == "gaussian-scalar")
+    )
+    with torch.device("meta"):  # layers draw from the global generator when they are made with values
+        if architecture == "mlp":
+            encoder, features, decoder = _mlp(channels, latent_dim, density.outputs)
+        else:
+            encoder, features, decoder = _conv(channels, latent_dim, density.outputs, width)
+        vae = VAE(Encoder(encoder, features, latent_dim), Decoder(decoder, density), density)
+    if generator is not None:
+        vae.to_empty(device="cpu")
+        initialize_(vae, generator)
+    return vae
+
+
+@torch.no_grad()
+def initialize_(vae: VAE, generator: torch.Generator) -> None:
+    """Give every parameter PyTorch's default initial value, drawn from `generator` in order of the layers."""
+    for layer in vae.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            # uniform within 1 / sqrt(fan_in), what Kaiming's rule with a = sqrt(5) amounts to
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            layer.weight.uniform_(-bound, bound, generator=generator)
+            if layer.bias is not None:
+                layer.bias.uniform_(-bound, bound, generator=generator)
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
+        elif isinstance(layer, Decoder) and layer.log_var is not None:
+            layer.log_var.fill_(INITIAL_LOG_VAR)
+
+
+def _notation(layer: nn.Module) -> str:
+    if isinstance(layer, nn.Linear):
+        return f"FC({layer.in_features}, {layer.out_features})"
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        name = "Conv2d" if isinstance(layer, nn.Conv2d) else "ConvT2d"
+        (kernel, _), (stride, _), (padding, _) = layer.kernel_size, layer.stride, layer.padding
+        bias = "" if layer.bias is None else ", bias"
+        shape = f"kernel {kernel}, stride {stride}, padding {padding}{bias}"
+        return f"{name}({layer.in_channels}, {layer.out_channels}; {shape})"
+    if isinstance(layer, nn.BatchNorm2d):
+        return f"BN({layer.num_features})"
+    if isinstance(layer, nn.LeakyReLU):
+        return f"LReLU({layer.negative_slope})"
+    return type(layer).__name__
+
+
+def layer_table(vae: VAE) -> list[tuple[str, str, str, int]]:
+    """Every layer, read off the module in order of use, in the notation of Table 1.
+
+    Returns:
+        Rows of (part, name, layer, number of parameters), for example ("encoder", "mean", "FC(256, 16)",
+        4112).
+    """
+    rows = []
+    for part in ("encoder", "decoder"):
+        for name, layer in getattr(vae, part).named_modules():
+            if next(layer.children(), None) is None:
+                rows.append((part, name, _notation(layer), sum(p.numel() for p in layer.parameters())))
+        if vae.decoder.log_var is not None and part == "decoder":
+            rows.append((part, "log_var", f"one log-variance, starts at {INITIAL_LOG_VAR:g}", 1))
+    return rows

@@ -1,0 +1,279 @@
+"""The pages of the book and their execution with Papermill."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from nbformat import NotebookNode
+
+from memlib.chapter import check_values, declared_parameters, nearest
+
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent
+SIZES = ("quick", "laptop", "paper", "published")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the book: a notebook with its parameters."""
+
+    name: str
+    notebook: str  # of its source, without .ipynb
+    title: str | None = None  # None: as the notebook's heading
+    parameters: Mapping[str, Any] | None = None  # None: the page comes executed from published/
+
+    @property
+    def experiment(self) -> str:
+        """The experiment of a template's page; empty for a chapter."""
+        return self.name.removeprefix(self.notebook).removeprefix("-")
+
+
+def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> list[Page]:
+    """The pages at a size, in the order in which to execute them.
+
+    Templates come first and by notebook, so that the first pages train different experiments and the later
+    ones find their results.
+
+    Args:
+        size: quick, laptop or paper for the whole book; published for the pages of published.yaml alone.
+        book_dir: the folder of the notebooks and of params/.
+
+    Raises:
+        ValueError: an unknown size, or an unknown experiment, chapter or parameter in its file.
+        FileNotFoundError: a notebook that pages.yaml names is missing.
+    """
+    if size not in SIZES:
+        raise ValueError(f"size is {size!r}{nearest(size, SIZES)}; allowed: {', '.join(SIZES)}")
+    book_dir = Path(book_dir)
+    listed = yaml.safe_load((book_dir / "params" / "pages.yaml").read_text("utf-8"))
+    file = book_dir / "params" / f"{size}.yaml"
+    settings = yaml.safe_load(file.read_text("utf-8")) or {}
+    experiments = {name: given or {} for name, given in (settings.get("experiments") or {}).items()}
+    chapters = {name: given or {} for name, given in (settings.get("chapters") or {}).items()}
+    for kind, names, known in (
+        ("section", settings, ("experiments", "chapters")),
+        ("chapter", chapters, (*listed["chapters"], *listed["templates"])),
+        ("experiment", experiments, (*listed["experiments"], *_registry())),
+    ):
+        for name in names:
+            if name not in known:
+                allowed = ", ".join(dict.fromkeys(known))
+                hint = nearest(name, known)
+                raise ValueError(f"{file.name}: unknown {kind} {name!r}{hint}; allowed: {allowed}")
+
+    pages = []
+    for notebook in (*listed["templates"], *listed["chapters"]):
+        source = _read(book_dir / f"{notebook}.ipynb")
+        declared = next((declared_parameters(c.source) for c in source.cells if _is_parameters(c)), {})
+        of_chapter = chapters.get(notebook, {})
+        if notebook in listed["chapters"]:
+            candidates = {notebook: (None, of_chapter)} if size != "published" else {}
+        else:
+            candidates = {
+                f"{notebook}-{name}": (
+                    _titled(_heading(source), title),
+                    {"experiment": name, **experiments[name], **of_chapter} if name in experiments else None,
+                )
+                for name, title in listed["experiments"].items()
+                if size != "published" or name in experiments
+            }
+        for name, (title, parameters) in candidates.items():
+            check_values(declared, parameters or {}, f"{file.name}, page {name}")
+            pages.append(Page(name, notebook, title, parameters))
+    return pages
+
+
+def _titled(heading: str, experiment: str) -> str:
+    return f"{heading} ({experiment})" if heading.endswith("?") else f"{heading}: {experiment}"
+
+
+def _registry() -> Collection[str]:
+    from memlib.experiment import EXPERIMENTS
+
+    return EXPERIMENTS
+
+
+def _is_parameters(cell: NotebookNode) -> bool:
+    return cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])
+
+
+def _read(path: Path) -> NotebookNode:
+    try:
+        return nbformat.read(path, 4)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no notebook {path}") from None
+
+
+HEADING = re.compile(r"^# +(.+?) *$", re.MULTILINE)
+
+
+def _heading(notebook: NotebookNode) -> str:
+    found = (HEADING.search(c.source) for c in notebook.cells if c.cell_type == "markdown")
+    return next((m[1] for m in found if m), "")
+
+
+def page_key(page: Page, book_dir: Path) -> str:
+    """A hash of all that determines an executed page: notebook, parameters, memlib, its main libraries."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "matplotlib")}
+    key = hashlib.sha256(json.dumps([page.name, page.parameters, versions], sort_keys=True).encode())
+    sources = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.mplstyle")])
+    files = {f"{page.notebook}.ipynb": book_dir / f"{page.notebook}.ipynb"}
+    files |= {file.relative_to(PACKAGE).as_posix(): file for file in sources}
+    for name, file in files.items():
+        key.update(f"\0{name}\0".encode() + file.read_bytes())
+    return key.hexdigest()
+
+
+def page_source(page: Page, book_dir: Path) -> dict[str, Any]:
+    """What a published page must agree with: a hash of its source notebook, and its parameters."""
+    notebook = hashlib.sha256((book_dir / f"{page.notebook}.ipynb").read_bytes()).hexdigest()
+    return {"notebook": notebook, "parameters": dict(page.parameters or {})}
+
+
+def execute_pages(
+    pages: Sequence[Page],
+    root: str | Path = ROOT,
+    folder: str | Path = "_build/executed/book",
+    jobs: int | None = None,
+) -> list[str]:
+    """Execute with Papermill what has changed, several pages at a time, each in its own process.
+
+    A page that fails stays as `<page>.failed.ipynb` and the others still finish; then every failure is
+    printed with its cell and the end of its traceback.
+
+    Args:
+        pages: started in this order; those without parameters are left out.
+        root: the repository, in which the notebooks run.
+        folder: where executed notebooks go, relative to `root`.
+        jobs: pages at a time; by default as many as there are cores, which they share.
+
+    Returns:
+        The names of the pages that failed.
+    """
+    root = Path(root).resolve()
+    target = root / folder
+    target.mkdir(parents=True, exist_ok=True)
+    pages = [page for page in pages if page.parameters is not None]
+    keys = {page.name: page_key(page, root / "book") for page in pages}
+    sources = {page.name: page_source(page, root / "book") for page in pages}
+    waiting = [page for page in pages if _stored_key(target / f"{page.name}.ipynb") != keys[page.name]]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = max(1, min(jobs or cores, len(waiting)))
+    threads = str(max(1, cores // jobs))
+    # The book's own kernel, not one that the user installed under the same name.
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "JUPYTER_PREFER_ENV_PATH": "1"}
+
+    def say(page: Page, message: str) -> None:
+        nonlocal ended
+        ended += 1
+        print(f"[{ended:2}/{len(pages)}] {page.name:<32} {message}", flush=True)
+
+    ended = 0
+    print(f"{len(waiting)} of {len(pages)} pages to execute, {jobs} at a time", flush=True)
+    for page in pages:
+        if page not in waiting:
+            say(page, "up to date")
+    failures: dict[str, str] = {}
+    running: dict[subprocess.Popen[bytes], tuple[Page, float]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                page = waiting.pop(0)
+                running[_start(page, root, target, environment)] = page, time.monotonic()
+            time.sleep(0.05)
+            for process in [p for p in running if p.poll() is not None]:
+                page, started = running.pop(process)
+                seconds = time.monotonic() - started
+                if process.returncode == 0:
+                    _finish(page, target, keys[page.name], sources[page.name], seconds)
+                    say(page, f"{seconds:7.1f} s")
+                else:
+                    failures[page.name] = _failure(page, target)
+                    say(page, f"{seconds:7.1f} s  FAILED")
+    finally:
+        for process in running:
+            process.terminate()
+        for process, (page, _) in running.items():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            (target / f"{page.name}.part.ipynb").unlink(missing_ok=True)
+    for name, report in failures.items():
+        print(f"\n{name} failed{report}", file=sys.stderr, flush=True)
+    return list(failures)
+
+
+def _start(page: Page, root: Path, target: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start Papermill; an executed copy of an earlier source must not outlive a failure, so it goes first."""
+    (target / f"{page.name}.ipynb").unlink(missing_ok=True)
+    (target / f"{page.name}.failed.ipynb").unlink(missing_ok=True)
+    # Relative paths, because Papermill writes them into the notebook.
+    source, part = f"book/{page.notebook}.ipynb", target.relative_to(root) / f"{page.name}.part.ipynb"
+    options = [
+        "--no-progress-bar",
+        "--kernel",
+        "python3",
+        "--parameters_yaml",
+        yaml.safe_dump(dict(page.parameters)),
+    ]
+    with open(target / f"{page.name}.log", "wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "papermill", source, str(part), *options],
+            cwd=root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # on Ctrl-C this process ends them, each with its kernel
+        )
+
+
+def _stored_key(path: Path) -> str | None:
+    try:
+        return nbformat.read(path, 4).metadata.get("memlib", {}).get("key")
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _finish(page: Page, target: Path, key: str, source: dict[str, Any], seconds: float) -> None:
+    part, final = target / f"{page.name}.part.ipynb", target / f"{page.name}.ipynb"
+    notebook = nbformat.read(part, 4)
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    facts = {"key": key, "source": source, "seconds": round(seconds, 2), "date": date}
+    notebook.metadata["memlib"] = facts
+    notebook.metadata.papermill["output_path"] = final.name
+    nbformat.write(notebook, part)
+    part.replace(final)
+
+
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+def _failure(page: Page, target: Path) -> str:
+    """Where and why a page failed: its cell and the traceback's end, or else the end of Papermill's log."""
+    part, failed = target / f"{page.name}.part.ipynb", target / f"{page.name}.failed.ipynb"
+    lines = (target / f"{page.name}.log").read_text("utf-8", "replace").splitlines()
+    cells = []
+    if part.exists():
+        part.replace(failed)
+        cells = [c for c in nbformat.read(failed, 4).cells if c.get("execution_count")]
+    errors = [(c, o) for c in cells for o in c.outputs if o.output_type == "error"]
+    if errors:
+        lines = "\n".join(errors[0][1].traceback).splitlines()
+    # Without an error among the outputs the kernel died, and the last cell that was started did it.
+    cell = errors[0][0] if errors else cells[-1] if cells else None
+    where = f" in cell In [{cell.execution_count}] (see {failed})" if cell else ""
+    return f"{where}:\n" + "\n".join(f"  {ANSI.sub('', line)}" for line in lines[-12:])

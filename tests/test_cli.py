@@ -1,0 +1,112 @@
+"""The command line."""
+
+import dataclasses
+
+import pytest
+from click.testing import CliRunner
+
+from memlib import __main__ as cli
+from memlib import book, store
+from memlib.experiment import EXPERIMENTS, Experiment
+
+SMALL = "--epochs 1 --folds 2 --repeats 1 --num-images 24 --num-samples 2 --quiet"
+
+
+def call(*words: str):
+    """Run a command; anything but a message on bad input is a defect and raised."""
+    return CliRunner(catch_exceptions=False).invoke(cli.main, " ".join(words).split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("run digits-lr2", "unknown experiment 'digits-lr2' (did you mean digits-lr"),
+        ("run digits-lr3 --folds 1", "folds is 1; allowed: 2 or more"),
+        ("run digits-lr3 --epochs -2", "epochs is -2; allowed: 1 or more"),
+        ("run digits-lr3 --learning-rate 0", "learning_rate is 0.0; allowed: between 0 and 1"),
+        ("run digits-lr3 --epochs two", "'two' is not a valid integer"),
+        ("run digits-lr3 --epoch 2", "No such option '--epoch'. Did you mean '--epochs'?"),
+        ("run digits-lr3 --images digit", "digit"),
+        ("run digits-lr3 --images folder:/nonexistent", "/nonexistent"),
+        ("run digits-lr3 --device tpu", "device is 'tpu'; allowed: cpu, cuda"),
+        ("run", "Missing argument 'EXPERIMENT'"),
+        ("runn", "No such command 'runn'"),
+        ("book --size huge", "'huge' is not one of 'quick', 'laptop', 'paper', 'published'"),
+        ("book --jobs 0", "0 is not in the range"),
+    ],
+)
+def test_bad_input_is_one_message_and_status_2(words, message):
+    result = call(words)
+    assert result.exit_code == 2
+    assert message in result.stderr and "Traceback" not in result.output
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(cli.memlib, "variant", lambda name, **changes: int("two"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        call("run digits-lr3")
+
+
+def test_every_field_has_an_option_with_help():
+    text = " ".join(call("run --help").output.split())
+    for field in dataclasses.fields(Experiment):
+        assert f"--{field.name.replace('_', '-')} " in text
+        assert " ".join(field.metadata["help"].split()[:3]) in text
+
+
+def test_run_then_list(tmp_path):
+    root = f"--root {tmp_path}"
+    assert [line.split() for line in call("list", root).output.splitlines()] == [
+        [name, "-"] for name in EXPERIMENTS
+    ]
+    first = call("run digits-lr3", SMALL, root)
+    assert first.exit_code == 0
+    assert first.output.startswith("digits-lr3: images=digits, num_images=24,")
+    assert f"stored in {tmp_path}" in first.output
+    assert "M of 24 images at epoch 1: median " in first.output and "0.95 quantile " in first.output
+    assert call("run digits-lr3", SMALL, root).output == first.output
+
+    variant = call("list", root).output.splitlines()[-1]
+    expected = "digits-lr3 with num_images=24, epochs=1, num_samples=2, folds=2: 1 repeat, "
+    assert variant.startswith(expected) and variant.endswith(" new")
+
+
+def test_list_names_damaged_files(tmp_path):
+    (tmp_path / "digits-0").mkdir()
+    (tmp_path / "digits-0" / "full.npz").write_bytes(b"nothing")
+    listed = call(f"list --root {tmp_path}")
+    assert listed.exit_code == 0 and len(listed.output.splitlines()) == len(EXPERIMENTS) + 1
+    assert f"{tmp_path}/digits-0/full.npz is damaged" in listed.output
+
+
+def test_list_counts_the_repeats_of_a_registered_experiment(monkeypatch):
+    experiment = EXPERIMENTS["mnist-lr4"]
+    stored = {"request": dataclasses.asdict(experiment), "repeats": 3, "bytes": 12_300_000, "modified": 0.0}
+    stored["damaged"] = ""
+    monkeypatch.setattr(store, "list_results", lambda root: [stored])
+    line = next(line for line in call("list").output.splitlines() if line.startswith("mnist-lr4"))
+    assert f"3/{experiment.repeats} repeats, 12 MB, " in line and line.endswith(" days old")
+
+
+def test_data_lists_every_set(tmp_path):
+    lines = call(f"data --root {tmp_path}").output.splitlines()
+    assert [line.split()[0] for line in lines] == ["digits", "patches", "mnist", "cifar10", "celeba"]
+    assert str(tmp_path) in lines[2]
+
+
+def test_book_passes_its_options_on_and_fails_with_status_1(monkeypatch, tmp_path):
+    calls = []
+
+    def build(size, **options):
+        calls.append((size, options))
+        if size == "quick":
+            raise book.BuildError("1 of 9 pages failed: index")
+        return tmp_path / "index.html"
+
+    monkeypatch.setattr(book, "build_book", build)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    done = call("book --jobs 3 --page a --page b")
+    assert done.exit_code == 0 and done.output.splitlines()[-1] == f"The book: {tmp_path / 'index.html'}"
+    failed = call("book --size quick")
+    assert failed.exit_code == 1 and failed.stderr == "Error: 1 of 9 pages failed: index\n"
+    assert calls == [("laptop", {"jobs": 3, "only": ("a", "b")}), ("quick", {"jobs": None, "only": ()})]

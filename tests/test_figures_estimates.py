@@ -1,0 +1,63 @@
+"""Figures of estimates against what is known."""
+
+import numpy as np
+from gallery import GRID, RNG, legend
+from matplotlib.collections import LineCollection, PolyCollection
+
+from memlib import figures
+
+
+def test_known_scores_marks_the_gap_at_the_observation():
+    full, without = -((GRID - 1) ** 2), -((GRID - 0.5) ** 2) - 0.2
+    score = float(np.interp(2.0, GRID, full) - np.interp(2.0, GRID, without))
+    x = np.array([-1.0, 2.0, 0.5])
+    figure = figures.known_scores(
+        x, 1, GRID, {"Gaussian": (full, without, score), "other": (full, without, 1)}
+    )
+    assert len(figure.axes) == 2
+    axes = figure.axes[0]
+    for line, curve in zip(axes.lines[:2], (full, without), strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), np.column_stack([GRID, curve]))
+    np.testing.assert_allclose(axes.lines[2].get_xydata(), [[2.0, -2.45], [2.0, -1.0]])
+    assert axes.get_title("left") == "Gaussian" and axes.get_title("right") == "$M$ = 1.45 nats"
+    ticks = [[s[0, 0] for s in c.get_segments()] for c in axes.collections if isinstance(c, LineCollection)]
+    assert ticks == [[-1.0, 0.5], [2.0]]
+    assert axes.get_ylim()[0] < -4 < axes.get_ylim()[1]  # every observation's log density is in view
+
+
+def test_agreement_draws_points_errors_and_the_diagonal():
+    truth, estimate = np.array([0.0, 1.0, 2.0, np.nan]), np.array([0.5, 1.0, 1.0, 3.0])
+    axes = figures.agreement(truth, estimate, "exact (nats)", "K-fold (nats)", [0.1, 0.2, 0.3, 0.4]).axes[0]
+    points, _, (bars,) = axes.containers[0]
+    np.testing.assert_array_equal(points.get_xydata(), [[0, 0.5], [1, 1], [2, 1]])
+    np.testing.assert_allclose([s[1, 1] - s[0, 1] for s in bars.get_segments()], [0.2, 0.4, 0.6])
+    diagonal = axes.lines[0].get_xydata()
+    np.testing.assert_array_equal(diagonal[:, 0], diagonal[:, 1])
+    assert axes.get_xlim() == axes.get_ylim() == tuple(diagonal[:, 0])
+    assert axes.get_xlabel() == "exact (nats)" and axes.get_ylabel() == "K-fold (nats)"
+    assert legend(axes) == ["agreement", "not finite, left out: 1"]
+
+
+def test_agreement_leaves_out_error_bars_that_are_not_known():
+    call = figures.agreement([0.0, 1.0, 2.0], [0.5, 1.0, 1.0], "exact", "estimate", [0.1, np.nan, 0.3])
+    points, _, (bars,) = call.axes[0].containers[0]
+    lengths = [s[1, 1] - s[0, 1] for s in bars.get_segments() if len(s)]
+    np.testing.assert_allclose(lengths, [0.2, 0.6])
+    assert len(points.get_xydata()) == 3
+    for errors in ([np.nan] * 2, [0.1, np.nan]):  # the only known error is of a pair that is left out
+        axes = figures.agreement([np.nan, 1.0], [0.5, 1.0], "exact", "estimate", errors).axes[0]
+        assert not axes.containers[0].has_yerr and len(axes.containers[0][0].get_xydata()) == 1
+
+
+def test_convergence_draws_mean_spread_and_truth():
+    estimates = RNG.normal(-80, 1, (4, 10))
+    axes = figures.convergence([1, 4, 16, 64], estimates, truth=-79.5).axes[0]
+    mean = next(line for line in axes.lines if line.get_label() == "mean of 10 replicates")
+    np.testing.assert_allclose(mean.get_xydata(), np.column_stack([[1, 4, 16, 64], estimates.mean(axis=1)]))
+    band = next(c for c in axes.collections if isinstance(c, PolyCollection)).get_paths()[0].vertices
+    for s, center, spread in zip([1, 4, 16, 64], estimates.mean(1), estimates.std(1), strict=True):
+        limits = band[band[:, 0] == s, 1]
+        np.testing.assert_allclose([limits.min(), limits.max()], [center - spread, center + spread])
+    truth = next(line for line in axes.lines if line.get_label() == "exact")
+    assert set(truth.get_ydata()) == {-79.5} and axes.get_xscale() == "log"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "4", "16", "64"]

@@ -1,0 +1,169 @@
+"""Pages of every size, and their execution."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+from tinybook import CHECK, notebook, write_book, write_params
+
+from memlib import book, pages
+from memlib.book import Page
+
+
+def test_pages_of_a_size(tmp_path):
+    write_book(tmp_path, index=notebook(), score=notebook(title="Score"))
+    write_params(tmp_path, experiments={"one": {"epochs": 9}}, chapters={"index": {"rate": 0.5}})
+    assert book.load_pages("quick", tmp_path / "book") == [
+        Page("score-one", "score", "Score: the first", {"experiment": "one", "epochs": 9}),
+        Page("score-two", "score", "Score: second", None),
+        Page("index", "index", None, {"rate": 0.5}),
+    ]
+    write_book(tmp_path, score=notebook(title="Which score?"))
+    assert book.load_pages("quick", tmp_path / "book")[0].title == "Which score? (the first)"
+    write_book(tmp_path, score=notebook(title="Score"))
+    write_params(tmp_path, "published", experiments={"two": None})
+    published = book.load_pages("published", tmp_path / "book")
+    assert published == [Page("score-two", "score", "Score: second", {"experiment": "two"})]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"experiments": {"one": {"epoch": 9}}},
+            r"quick.yaml, page score-one: unknown parameter 'epoch' \(did you mean 'epochs'\?\)",
+        ),
+        (
+            {"chapters": {"index": {"rate": "fast"}}},
+            r"quick.yaml, page index: rate is 'fast' \(str\); allowed: float",
+        ),
+        ({"experiments": {"onee": {}}}, r"quick.yaml: unknown experiment 'onee' \(did you mean 'one'\?\)"),
+        ({"chapters": {"indx": {}}}, r"quick.yaml: unknown chapter 'indx' \(did you mean 'index'\?\)"),
+        ({"experiment": {}}, r"quick.yaml: unknown section 'experiment' \(did you mean 'experiments'\?\)"),
+    ],
+)
+def test_mistakes_in_a_size_file_are_named(tmp_path, content, message):
+    write_book(tmp_path, index=notebook(), score=notebook())
+    write_params(tmp_path, **content)
+    with pytest.raises(ValueError, match=message):
+        book.load_pages("quick", tmp_path / "book")
+
+
+def test_unknown_size_missing_notebook_missing_published_page(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"size is 'quik' \(did you mean 'quick'\?\); allowed: quick, laptop"
+    ):
+        book.load_pages("quik")
+    write_book(tmp_path, index=notebook())
+    write_params(tmp_path, experiments={"one": {}})
+    with pytest.raises(FileNotFoundError, match=r"no notebook .*score\.ipynb"):
+        book.load_pages("quick", tmp_path / "book")
+    write_book(tmp_path, score=notebook())
+    write_params(tmp_path, "published", experiments={"two": {}})
+    with pytest.raises(book.BuildError, match="score-two: not part of this size and not in published/book/"):
+        book.build_book("quick", tmp_path)
+    with pytest.raises(ValueError, match="unknown page: scores; allowed: score-one, score-two, index"):
+        book.build_book("quick", tmp_path, only=["scores"])
+
+
+def test_failing_page_is_named_and_the_others_finish(tmp_path, capsys):
+    write_book(
+        tmp_path,
+        bad=notebook("1 / 0", "print('never')"),
+        good=notebook("import os\nprint(os.getcwd(), os.environ['OMP_NUM_THREADS'])"),
+    )
+    executed = tmp_path / "_build" / "executed" / "book"
+    executed.mkdir(parents=True)
+    nbformat.write(notebook(), executed / "bad.ipynb")
+    failed = book.execute_pages(
+        [Page("bad", "bad", None, {}), Page("good", "good", None, {"epochs": 2})], tmp_path
+    )
+    assert failed == ["bad"]
+    out, err = capsys.readouterr()
+    assert re.search(r"bad +[\d.]+ s  FAILED", out) and re.search(r"good +[\d.]+ s\n", out)
+    assert (
+        "bad failed in cell In [2]" in err
+        and "ZeroDivisionError: division by zero" in err
+        and "\x1b" not in err
+    )
+    assert sorted(p.name for p in executed.glob("*.ipynb")) == ["bad.failed.ipynb", "good.ipynb"]
+
+    good = nbformat.read(executed / "good.ipynb", 4)
+    folder, threads = good.cells[-1].outputs[0].text.split()
+    assert folder == str(tmp_path) and 1 <= int(threads) <= (os.cpu_count() or 1)
+    assert good.metadata.papermill.parameters == {"epochs": 2}
+    assert good.metadata.memlib.keys() == {"key", "source", "seconds", "date"}
+    assert str(tmp_path) not in json.dumps(good.metadata)
+
+
+def test_page_is_executed_again_only_when_something_changed(tmp_path, monkeypatch, capsys):
+    write_book(tmp_path, index=notebook("1"))
+    package = tmp_path / "package"
+    (package / "figures").mkdir(parents=True)
+    (package / "models.py").write_text("a = 1")
+    monkeypatch.setattr(pages, "PACKAGE", package)
+    page = Page("index", "index", None, {"epochs": 2})
+    for expected in (" s\n", "up to date\n"):
+        assert book.execute_pages([page], tmp_path) == []
+        assert capsys.readouterr().out.endswith(expected)
+
+    keys = [pages.page_key(page, tmp_path / "book")]
+    assert keys[0] == nbformat.read(tmp_path / "_build/executed/book/index.ipynb", 4).metadata.memlib.key
+    keys.append(pages.page_key(Page("index", "index", None, {"epochs": 3}), tmp_path / "book"))
+    for name, text in (
+        ("models.py", "a = 2"),
+        ("data.py", ""),
+        ("paper.mplstyle", ""),
+        ("figures/data.py", ""),
+    ):
+        (package / name).write_text(text)
+        keys.append(pages.page_key(page, tmp_path / "book"))
+    write_book(tmp_path, index=notebook("2"))
+    keys.append(pages.page_key(page, tmp_path / "book"))
+    assert len(set(keys)) == 7
+    assert book.execute_pages([page], tmp_path) == []
+    assert capsys.readouterr().out.endswith(" s\n")
+
+
+def test_interrupt_ends_the_kernels(tmp_path):
+    write_book(
+        tmp_path,
+        long=notebook(
+            "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(99)"
+        ),
+    )
+    call = "from memlib.book import Page, execute_pages\nexecute_pages([Page('long', 'long', None, {})], '.')"
+    process = subprocess.Popen([sys.executable, "-c", call], cwd=tmp_path, stderr=subprocess.PIPE)
+    _wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    kernel = int((tmp_path / "pid").read_text())
+    process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=20)[1].decode()
+    _wait_until(lambda: not _alive(kernel))
+    assert not list((tmp_path / "_build" / "executed" / "book").glob("*.ipynb"))
+
+
+def _wait_until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.1)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_unknown_parameter_fails_a_page(tmp_path, capsys):
+    write_book(tmp_path, index=notebook(CHECK))
+    assert book.execute_pages([Page("index", "index", None, {"epoch": 2})], tmp_path) == ["index"]
+    assert "unknown parameter 'epoch' (did you mean 'epochs'?)" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import difflib
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ import nbformat
 import pandas as pd
 import xarray as xr
 
+from memlib.data import nearest
 from memlib.experiment import EXPERIMENTS
 
 PAPER_IMAGES = {"mnist": 60_000, "cifar10": 50_000, "celeba": 162_770}  # training images in the paper
@@ -183,9 +183,3 @@ def check_values(declared: Mapping[str, str], given: Mapping[str, Any], where: s
         if types and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
             kind = type(value).__name__
             raise ValueError(f"{where}: {name} is {value!r} ({kind}); allowed: {declared[name]}")
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint at the most similar known word, or nothing."""
-    near = difflib.get_close_matches(word, list(known), 1, cutoff=0.4)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from memlib.chapter import check_values, declared_parameters, nearest
+from memlib.chapter import check_values, declared_parameters
+from memlib.data import nearest
+from memlib.experiment import EXPERIMENTS
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
@@ -65,7 +67,7 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
     for kind, names, known in (
         ("section", settings, ("experiments", "chapters")),
         ("chapter", chapters, (*listed["chapters"], *listed["templates"])),
-        ("experiment", experiments, (*listed["experiments"], *_registry())),
+        ("experiment", experiments, (*listed["experiments"], *EXPERIMENTS)),
     ):
         for name in names:
             if name not in known:
@@ -97,12 +99,6 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
 
 def _titled(heading: str, experiment: str) -> str:
     return f"{heading} ({experiment})" if heading.endswith("?") else f"{heading}: {experiment}"
-
-
-def _registry() -> Collection[str]:
-    from memlib.experiment import EXPERIMENTS
-
-    return EXPERIMENTS
 
 
 def _is_parameters(cell: NotebookNode) -> bool:

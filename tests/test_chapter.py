@@ -35,7 +35,7 @@ def test_parameters_below_their_minimum_are_named(monkeypatch):
     [
         (
             {"epoch": 2},
-            r"unknown parameter 'epoch' \(did you mean 'epochs'\?\); allowed: experiment, epochs, rate",
+            r"unknown parameter 'epoch' \(did you mean epochs\?\); allowed: experiment, epochs, rate",
         ),
         ({"epochs": "two"}, r"epochs is 'two' \(str\); allowed: int"),
         ({"epochs": 2.5}, r"epochs is 2.5 \(float\); allowed: int"),

@@ -34,7 +34,7 @@ def execute(chapter, tmp_path, **parameters):
         ("02-data-and-models", {"epochs": -2}, "epochs is -2; allowed: 1 or more"),
         ("03-importance-sampling", {"replicates": 0}, "replicates is 0; allowed: 2 or more"),
         ("04-memorized", {"folds": 1}, "folds is 1; allowed: 3 or more"),
-        ("05-training", {"epoch": 2}, "unknown parameter 'epoch' (did you mean 'epochs'?); allowed: experi"),
+        ("05-training", {"epoch": 2}, "unknown parameter 'epoch' (did you mean epochs?); allowed: experi"),
         ("06-outliers", {"epochs": "two"}, "epochs is 'two' (str); allowed: int"),
         ("07-neighbors", {"num_images": 5000}, "num_images is 5000 and folds is 3; digits has 1500 train"),
     ],

@@ -14,8 +14,9 @@ import torch
 
 import memlib
 from memlib.device import choose_device
-from memlib.ensemble import Ensemble, fit, mean_loss
+from memlib.ensemble import Ensemble
 from memlib.experiment import Stream
+from memlib.training import fit, mean_loss
 
 
 @click.command()
@@ -46,8 +47,8 @@ def main(epochs: int, learning_rate: float, device: str | None) -> None:
         learning_rate=learning_rate,
         batch_size=experiment.batch_size,
         flip=experiment.flip,
-        order=experiment.stream(Stream.ORDER),
-        noise=noise,
+        order=[experiment.stream(Stream.ORDER)],
+        noise=[noise],
     ):
         rate = len(train) / (time.perf_counter() - started)
         print(

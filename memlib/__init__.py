@@ -10,7 +10,7 @@ from memlib import figures
 from memlib.data import ImageSet, load_images
 from memlib.experiment import EXPERIMENTS, Experiment, variant
 from memlib.memorization import exchanged, highly_memorized, memorization
-from memlib.runs import full_model, run
+from memlib.runs import full_model, remaining, run
 
 __all__ = [
     "EXPERIMENTS",
@@ -22,6 +22,7 @@ __all__ = [
     "highly_memorized",
     "load_images",
     "memorization",
+    "remaining",
     "run",
     "variant",
 ]

@@ -76,12 +76,13 @@ def _fields(command: Any) -> Any:
 def run(experiment: str, root: Path | None, device: str | None, quiet: bool, **fields: Any) -> None:
     """Train and score what is missing of EXPERIMENT.
 
-    Prints where the result is stored, and the median and the 0.95 quantile of M at the last epoch. An option
-    changes a field of the experiment; `memlib list` shows the experiments.
+    Prints first what that costs, then where the result is stored, and the median and the 0.95 quantile of M
+    at the last epoch. An option changes a field of the experiment; `memlib list` shows the experiments.
     """
     changes = {name: value for name, value in fields.items() if value is not None}
     chosen = memlib.variant(experiment, **changes)
     click.echo(f"{experiment}: {_shown(dataclasses.asdict(chosen))}")
+    click.echo(str(memlib.remaining(chosen, root=root, device=device)))
     result = memlib.run(chosen, root=root, device=device, progress=not quiet)
     M = memlib.memorization(result).M[-1]  # (observation,)
     click.echo(f"stored in {result.attrs['folder']}")

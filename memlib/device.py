@@ -1,9 +1,13 @@
 """Where PyTorch computes."""
 
+import functools
+import logging
 import os
 import re
 
 import torch
+
+LOG = logging.getLogger("memlib")
 
 
 def check_device(name: str) -> None:
@@ -26,3 +30,18 @@ def choose_device(device: str | None = None) -> torch.device:
     if index and int(index) >= (count := torch.cuda.device_count()):
         raise ValueError(f"device is {name!r}; allowed here: cpu, cuda:0 to cuda:{count - 1}")
     return torch.device(name)
+
+
+@functools.cache
+def compiler_works(device: torch.device) -> bool:
+    """Whether `torch.compile` works here, which takes a C++ compiler for a CPU and Triton for a GPU.
+
+    Where it does not, says so once; what would have been compiled then runs as it is.
+    """
+    try:
+        torch.compile(lambda x: x.exp().sum(-1))(torch.ones(8, 16, device=device))
+    except Exception as error:  # whatever the compiler's tool chain raises
+        reason = str(error).strip().splitlines()[0][:200]
+        LOG.warning("torch.compile does not work here (%s); scoring takes somewhat longer", reason)
+        return False
+    return True

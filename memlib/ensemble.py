@@ -1,11 +1,12 @@
-"""Many models as one: parameters stacked along a leading model axis E, and their training.
+"""Many models as one: parameters stacked along a leading model axis E, and what they see and show.
 
-The readable reference: `torch.func.vmap` over the stacked parameters of one template. Every model has its own
-observations, its own noise and its own batch-norm statistics; one optimizer steps over all.
+Linear layers of all models are one batched product. Convolutions run through `torch.func.vmap`, or on a CPU
+one model after the other. Every model has its own observations, noise and batch-norm statistics.
 """
 
+import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from memlib.models import VAE, Likelihood
+from memlib.precision import Precision, check_precision, products
 
 
 @dataclass
@@ -23,26 +25,60 @@ class Ensemble:
 
     Attributes:
         template: the architecture; its own parameters are not used.
-        params: parameters by name, each (E, ...), leaves that require gradients.
+        params: parameters by name, each (E, ...), leaves that require gradients. Weights of linear layers are
+            transposed, (E, in, out): so products, their gradients and Adam need no copies.
         buffers: batch-norm statistics by name, each (E, ...).
+        precision: of products and convolutions while training and scoring; samples and reconstructions are
+            float32.
     """
 
     template: VAE
     params: dict[str, Tensor]
     buffers: dict[str, Tensor]
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision, self.device)
+        self._transposed = _linear_weights(self.template)
+        self._convolutional = any(isinstance(m, nn.Conv2d) for m in self.template.modules())
 
     @property
     def one_by_one(self) -> bool:
         """Whether the networks run one model after the other: vmap turns convolutions into grouped ones,
         which take two to three times as long on a CPU."""
-        return self.device.type == "cpu" and any(isinstance(m, nn.Conv2d) for m in self.template.modules())
+        return self.device.type == "cpu" and self._convolutional
 
     @classmethod
-    def stack(cls, models: Sequence[VAE], device: torch.device | str = "cpu") -> "Ensemble":
+    def stack(
+        cls, models: Sequence[VAE], device: torch.device | str = "cpu", precision: Precision = "float32"
+    ) -> "Ensemble":
         """Stack models of one architecture; they are copied to `device`."""
         params, buffers = stack_module_state(list(models))
-        params = {name: p.detach().to(device).requires_grad_() for name, p in params.items()}
-        return cls(models[0], params, {name: b.to(device) for name, b in buffers.items()})
+        state = {name: tensor.detach() for name, tensor in (params | buffers).items()}
+        return cls._from_tensors(models[0], state, torch.device(device), precision)
+
+    @classmethod
+    def from_state(
+        cls,
+        template: VAE,
+        state: dict[str, NDArray],
+        device: torch.device | str = "cpu",
+        precision: Precision = "float32",
+    ) -> "Ensemble":
+        """The ensemble whose `state()` was stored; `template` may live on the meta device."""
+        tensors = {name: torch.tensor(array) for name, array in state.items()}
+        return cls._from_tensors(template, tensors, torch.device(device), precision)
+
+    @classmethod
+    def _from_tensors(
+        cls, template: VAE, state: dict[str, Tensor], device: torch.device, precision: Precision
+    ) -> "Ensemble":
+        transposed, params = _linear_weights(template), {}
+        for name, _ in template.named_parameters():
+            p = state[name].mT if name in transposed else state[name]
+            params[name] = p.to(device).contiguous().requires_grad_()
+        buffers = {name: state[name].to(device) for name, _ in template.named_buffers()}
+        return cls(template, params, buffers, precision)
 
     def __len__(self) -> int:
         return len(next(iter(self.params.values())))
@@ -70,169 +106,97 @@ class Ensemble:
 
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), each (E, B, Z), from observations (E, B, D)."""
-        return self._call("encoder", y)
+        mean, log_var = self._call("encoder", y)
+        return mean.to(y.dtype), log_var.to(y.dtype)
 
     def decode(self, z: Tensor) -> tuple[Tensor, ...]:
         """Parameters of p(x | z), tensors that broadcast to (E, B, D), from latent variables (E, B, Z)."""
         return self._call("decoder", z)
 
+    def _named(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name in PyTorch's layout, as views."""
+        params = {name: p.mT if name in self._transposed else p for name, p in self.params.items()}
+        return params | self.buffers
+
     def _call(self, part: str, inputs: Tensor) -> tuple[Tensor, ...]:
         module, prefix = getattr(self.template, part), f"{part}."
-        params, buffers = (
-            {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            for tensors in (self.params, self.buffers)
-        )
+        tensors = {
+            name.removeprefix(prefix): t for name, t in self._named().items() if name.startswith(prefix)
+        }
 
-        def call(p: dict[str, Tensor], b: dict[str, Tensor], x: Tensor) -> tuple[Tensor, ...]:
-            return functional_call(module, (p, b), (x,))
+        def call(p: dict[str, Tensor], x: Tensor) -> tuple[Tensor, ...]:
+            return functional_call(module, p, (x,))
 
+        if not self._convolutional:
+            return call(tensors, inputs)
         if not self.one_by_one:
-            return vmap(call)(params, buffers, inputs)
+            return vmap(call)(tensors, inputs)
         # unbind gives views: batch norm updates the stacked statistics through them
-        each = zip(*(_unbound(tensors, len(self)) for tensors in (params, buffers)), inputs, strict=True)
+        columns = {name: t.unbind() for name, t in tensors.items()}
+        each = [({name: column[e] for name, column in columns.items()}, inputs[e]) for e in range(len(self))]
         return tuple(map(torch.stack, zip(*itertools.starmap(call, each), strict=True)))
 
+    @torch.no_grad()
+    def unstack(self) -> list[VAE]:
+        """Every model by itself in evaluation mode, laid out for fast decoding at the ensemble's precision.
+
+        Without convolutions and at float32 they share the ensemble's memory.
+        """
+        template = copy.deepcopy(self.template).to(device="meta").train(False)
+        models = []
+        for e in range(len(self)):
+            vae = copy.deepcopy(template)
+            vae.load_state_dict({name: t[e].detach() for name, t in self._named().items()}, assign=True)
+            for layer in vae.modules():
+                convolution = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+                if convolution:
+                    layer.to(memory_format=torch.channels_last)
+                if self.precision == "bfloat16" and (convolution or isinstance(layer, nn.Linear)):
+                    layer.bfloat16()
+            models.append(vae)
+        return models
+
     def state(self) -> dict[str, NDArray]:
-        """All parameters and buffers by name as NumPy arrays (E, ...)."""
-        return {name: t.detach().cpu().numpy() for name, t in (self.params | self.buffers).items()}
-
-    @classmethod
-    def from_state(
-        cls, template: VAE, state: dict[str, NDArray], device: torch.device | str = "cpu"
-    ) -> "Ensemble":
-        """The ensemble whose `state()` was stored; `template` may live on the meta device."""
-        tensors = {name: torch.as_tensor(array, device=device) for name, array in state.items()}
-        params = {name: tensors[name].requires_grad_() for name, _ in template.named_parameters()}
-        return cls(template, params, {name: tensors[name] for name, _ in template.named_buffers()})
+        """All parameters and buffers by name as NumPy arrays (E, ...), in PyTorch's layout."""
+        return {name: t.detach().cpu().contiguous().numpy() for name, t in self._named().items()}
 
 
-def _unbound(tensors: dict[str, Tensor], count: int) -> list[dict[str, Tensor]]:
-    columns = {name: t.unbind() for name, t in tensors.items()}
-    return [{name: column[e] for name, column in columns.items()} for e in range(count)]
+def _linear_weights(template: VAE) -> set[str]:
+    """Names of the parameters that an ensemble keeps transposed."""
+    return {f"{name}.weight" for name, m in template.named_modules() if isinstance(m, nn.Linear)}
 
 
-def negative_elbo(model: Ensemble, y: Tensor, eps: Tensor) -> Tensor:
-    r"""$-\log p(y \mid z) + \mathrm{KL}(q(z \mid y) \,\|\, p(z))$ at $z = \mu + \sigma \varepsilon$, in nats.
+Streams = torch.Generator | Sequence[torch.Generator]
+
+
+def draws(
+    draw: Callable[..., Tensor], shape: Sequence[int], streams: Streams, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Random numbers (E, ...) for the models of several repeats, each repeat's from a stream of its own.
 
     Args:
-        model: E models.
-        y: perturbed observations, (E, B, D).
-        eps: standard normal noise, (E, B, Z).
-
-    Returns:
-        (E, B); for a likelihood in logit space, of the density in logit space.
-
-    Source: Kingma & Welling (2014), eq. (10).
+        draw: torch.rand or torch.randn.
+        shape: (E, ...); E is a multiple of the number of streams, and the models are sorted by repeat.
+        streams: one generator per repeat, on the device of the result; or a single one.
+        dtype: of the result.
     """
-    mu, log_var = model.encode(y)
-    z = mu + torch.exp(0.5 * log_var) * eps
-    log_pxz = model.likelihood.log_prob(y, *model.decode(z))
-    kl = 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(-1)
-    return kl - log_pxz
-
-
-def train_step(model: Ensemble, optimizer: torch.optim.Optimizer, y: Tensor, eps: Tensor) -> Tensor:
-    """One step of all E models on their own batches.
-
-    The gradient is that of the sum over the batch, as in the public code.
-
-    Returns:
-        The negative ELBO in pixel space summed over the batch, (E,), nats.
-    """
-    loss = negative_elbo(model, y, eps)  # (E, B)
-    optimizer.zero_grad(set_to_none=True)
-    loss.sum().backward()
-    optimizer.step()
-    return (loss.detach() - model.likelihood.log_jacobian(y)).sum(-1)
+    generators = [streams] if isinstance(streams, torch.Generator) else streams
+    each = (shape[0] // len(generators), *shape[1:])
+    parts = [draw(each, generator=g, device=g.device, dtype=dtype) for g in generators]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def perturbed(
-    likelihood: Likelihood, images: Tensor, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    likelihood: Likelihood, images: Tensor, streams: Streams, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Binarize or dequantize gray values (..., D) anew, each entry with noise of its own."""
-    uniform = torch.rand(images.shape, generator=generator, device=images.device, dtype=dtype)
-    return likelihood.perturb(images, uniform)
+    """Binarize or dequantize gray values (E, ..., D) anew, each entry with noise of its own; see `draws`."""
+    return likelihood.perturb(images, draws(torch.rand, images.shape, streams, dtype))
 
 
-def flipped(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image (..., C, H, W) left to right with probability one half."""
-    coin = torch.rand(images.shape[:-3], generator=generator, device=images.device) < 0.5
+def flipped(images: Tensor, streams: Streams) -> Tensor:
+    """Mirror each image (E, ..., C, H, W) left to right with probability one half; see `draws`."""
+    coin = draws(torch.rand, images.shape[:-3], streams) < 0.5
     return torch.where(coin[..., None, None, None], images.flip(-1), images)
-
-
-def fit(
-    model: Ensemble,
-    images: Tensor,
-    training_sets: Sequence[NDArray[np.int64]],
-    *,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
-    flip: bool,
-    order: np.random.Generator,
-    noise: torch.Generator,
-) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Train E models side by side with Adam; yields after every epoch.
-
-    All models take the same steps: where the training sets differ in size by one image, the larger leave one
-    out per epoch, drawn anew.
-
-    Args:
-        model: E models, trained in place.
-        images: uint8 (n, C, H, W) on the model's device.
-        training_sets: for every model the indices of its training images.
-        epochs: passes over the data, >= 1.
-        learning_rate: Adam's; its other settings are PyTorch's defaults.
-        batch_size: images per step and model; the last batch of an epoch may be smaller.
-        flip: mirror each training image with probability one half.
-        order: draws the order of the images.
-        noise: draws flips, binarization or dequantization, and latent noise; on the model's device.
-
-    Yields:
-        Epoch (1-based) and the mean negative ELBO per image over the epoch in pixel space, (E,), nats.
-
-    Raises:
-        FloatingPointError: the loss of a model is not finite.
-
-    Source: supplement B.3.
-    """
-    optimizer = torch.optim.Adam(model.params.values(), lr=learning_rate, fused=True)
-    size = min(map(len, training_sets))
-    for epoch in range(1, epochs + 1):
-        model.train()
-        orders = torch.from_numpy(np.stack([order.permutation(members)[:size] for members in training_sets]))
-        total = torch.zeros(len(model), dtype=torch.float64)
-        for batch in orders.to(images.device).split(batch_size, dim=1):  # (E, B)
-            x = images[batch]  # (E, B, C, H, W)
-            x = flipped(x, noise) if flip else x
-            y = perturbed(model.likelihood, x.flatten(2), noise, model.dtype)
-            eps = torch.randn(
-                (*batch.shape, model.latent_dim), generator=noise, device=images.device, dtype=model.dtype
-            )
-            total += train_step(model, optimizer, y, eps).double().cpu()
-        loss = total.numpy() / size
-        if not np.isfinite(loss).all():
-            count = int((~np.isfinite(loss)).sum())
-            raise FloatingPointError(
-                f"training diverged: the loss of {count} of {len(loss)} models is not finite "
-                f"in epoch {epoch} at learning_rate {learning_rate}; a smaller learning_rate may help"
-            )
-        yield epoch, loss
-
-
-@torch.no_grad()
-def mean_loss(
-    model: Ensemble, images: Tensor, noise: torch.Generator, batch_size: int = 512
-) -> NDArray[np.float64]:
-    """Mean negative ELBO per image of `images` (n, C, H, W) in pixel space, evaluation mode, (E,), nats."""
-    model.train(False)
-    total = torch.zeros(len(model), dtype=torch.float64)
-    for x in images.split(batch_size):
-        y = perturbed(model.likelihood, x.flatten(1).expand(len(model), -1, -1), noise, model.dtype)
-        eps = torch.randn((*y.shape[:2], model.latent_dim), generator=noise, device=y.device, dtype=y.dtype)
-        loss = negative_elbo(model, y, eps) - model.likelihood.log_jacobian(y)
-        total += loss.sum(-1).double().cpu()
-    return total.numpy() / len(images)
 
 
 def _to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
@@ -254,7 +218,8 @@ def sample(
         z = torch.randn(
             (len(model), size, model.latent_dim), generator=generator, device=model.device, dtype=model.dtype
         )
-        blocks.append(_to_uint8(model.likelihood.pixels(*model.decode(z))))
+        with products("float32", model.device):
+            blocks.append(_to_uint8(model.likelihood.pixels(*model.decode(z))))
     return np.concatenate(blocks, axis=1).reshape(len(model), count, channels, 32, 32)
 
 
@@ -267,5 +232,7 @@ def reconstruct(model: Ensemble, images: NDArray[np.uint8], generator: torch.Gen
     """
     model.train(False)
     x = torch.tensor(images, device=model.device).flatten(1).expand(len(model), -1, -1)
-    mu, _ = model.encode(perturbed(model.likelihood, x, generator, model.dtype))
-    return _to_uint8(model.likelihood.pixels(*model.decode(mu))).reshape(len(model), *images.shape)
+    with products("float32", model.device):
+        mu, _ = model.encode(perturbed(model.likelihood, x, generator, model.dtype))
+        pixels = model.likelihood.pixels(*model.decode(mu))
+    return _to_uint8(pixels).reshape(len(model), *images.shape)

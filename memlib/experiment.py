@@ -11,6 +11,7 @@ import torch
 
 from memlib.data import DATASETS, ImageSet, data_root, load_images, nearest
 from memlib.models import VAE, Architecture, LikelihoodName, build_vae
+from memlib.precision import Precision
 
 
 class Stream(IntEnum):
@@ -53,6 +54,9 @@ class Experiment:
     score_every: int = _option(
         20, "epochs between evaluations of log p(x); the last epoch is always evaluated"
     )
+    precision: Precision = _option(
+        "float32", "of products and convolutions: float32, bfloat16, or on a GPU tf32"
+    )
     num_samples: int = _option(128, "importance samples per image and model, S")
     folds: int = _option(5, "folds and models per repeat, K")
     repeats: int = _option(4, "repeats with new folds, L")
@@ -78,6 +82,7 @@ class Experiment:
         for name, choices in (
             ("architecture", get_args(Architecture)),
             ("likelihood", get_args(LikelihoodName)),
+            ("precision", get_args(Precision)),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(choices)}")

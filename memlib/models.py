@@ -54,7 +54,16 @@ class Bernoulli:
 
     def log_prob(self, y: Tensor, logits: Tensor) -> Tensor:
         """Log-probability in nats, (...,), of `y` (..., D) in {0, 1} given `logits` broadcastable to it."""
-        return (y * logits - F.softplus(logits)).sum(-1)
+        logits = logits.to(y.dtype)
+        if logits.requires_grad:
+            return (y * logits - F.softplus(logits)).sum(-1)
+        # log(1 + e^l) = max(l, 0) + log(1 + e^-|l|); 16 terms, each between 1 and 2, share one logarithm
+        terms = logits.abs().neg_().exp_().add_(1)
+        for _ in range(4):
+            if terms.shape[-1] % 2 == 0:
+                first, second = terms.chunk(2, dim=-1)
+                terms = first * second
+        return (y * logits).sub_(logits.relu()).sum(-1) - terms.log().sum(-1)
 
     def log_jacobian(self, y: Tensor) -> Tensor:
         """Zero, (...,): binary pixels are not transformed."""
@@ -89,6 +98,7 @@ class LogitGaussian:
 
     def log_prob(self, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
         """Log-density in logit space, (...,) nats, of `y` (..., D); `mean`, `log_var` broadcastable to it."""
+        mean, log_var = mean.to(y.dtype), log_var.to(y.dtype)
         squares = (y - mean).square() * torch.exp(-log_var)
         return -0.5 * (squares + log_var + math.log(2 * math.pi)).sum(-1)
 
@@ -114,14 +124,23 @@ class LogitGaussian:
         return ((torch.sigmoid(mean) - LOGIT_LAMBDA) / (1 - 2 * LOGIT_LAMBDA)).clamp(0, 1)
 
 
+class Linear(nn.Linear):
+    """A linear layer of one model, or of E models: weight (E, O, I), bias (E, O), inputs (E, B, I)."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        if self.weight.dim() == 3:
+            return torch.baddbmm(self.bias.unsqueeze(1), h, self.weight.mT)
+        return super().forward(h)
+
+
 class Encoder(nn.Module):
     """A trunk and two linear heads: observations (B, D) to mean and log-variance of q(z | x), each (B, Z)."""
 
     def __init__(self, trunk: nn.Module, features: int, latent_dim: int):
         super().__init__()
         self.trunk = trunk
-        self.mean = nn.Linear(features, latent_dim)
-        self.log_var = nn.Linear(features, latent_dim)
+        self.mean = Linear(features, latent_dim)
+        self.log_var = Linear(features, latent_dim)
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         h = self.trunk(y)
@@ -129,7 +148,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A trunk and the likelihood's parameters: latent (B, Z) to tensors that broadcast to (B, D)."""
+    """A trunk and the likelihood's parameters: latent (B, Z) to tensors that broadcast to (B, D).
+
+    Of `Linear` layers alone it takes stacked parameters as well: latent (E, B, Z) to (E, B, D).
+    """
 
     def __init__(self, trunk: nn.Module, likelihood: Likelihood):
         super().__init__()
@@ -141,7 +163,7 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
         h = self.trunk(z)  # (B, outputs * D)
         if self.log_var is not None:
-            return h, self.log_var.expand(len(h), 1)
+            return h, self.log_var[..., None, None].expand(*h.shape[:-1], 1)
         if self.outputs == 1:
             return (h,)
         mean, log_var = h.chunk(2, dim=-1)
@@ -160,11 +182,11 @@ class VAE(nn.Module):
 
 def _mlp(channels: int, latent_dim: int, outputs: int) -> tuple[nn.Module, int, nn.Module]:
     dim = channels * SIDE * SIDE
-    encoder = nn.Sequential(nn.Linear(dim, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU())
+    encoder = nn.Sequential(Linear(dim, 512), nn.ReLU(), Linear(512, 256), nn.ReLU())
     decoder = nn.Sequential(
-        *(nn.Linear(latent_dim, 256), nn.ReLU()),
-        *(nn.Linear(256, 512), nn.ReLU()),
-        nn.Linear(512, outputs * dim),
+        *(Linear(latent_dim, 256), nn.ReLU()),
+        *(Linear(256, 512), nn.ReLU()),
+        Linear(512, outputs * dim),
     )
     return encoder, 256, decoder
 

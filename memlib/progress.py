@@ -1,7 +1,7 @@
 """Progress bars that behave in a terminal, in a notebook and in a log file."""
 
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -20,26 +20,24 @@ class _Lines:
         self._stream.flush()
 
 
-def progress_bar(total: int, title: str, unit: str, enabled: bool = True) -> tqdm:
+def _log_file() -> dict[str, Any]:
+    return {"file": _Lines(sys.stderr), "mininterval": 30, "ncols": 100}
+
+
+def progress_bar(total: float, title: str, enabled: bool = True) -> tqdm:
     """A tqdm bar on standard error: live in a terminal or a notebook, at most a line every 30 s in a log
     file.
 
     Args:
-        total: number of steps.
+        total: the work, in any unit; the bar shows the share done, the time taken and the time left.
         title: what is done.
-        unit: name of a step.
         enabled: False shows nothing.
     """
-    if sys.stderr.isatty() or "ipykernel" in sys.modules:
-        return tqdm(
-            total=total, desc=title, unit=unit, disable=not enabled, file=sys.stderr, dynamic_ncols=True
-        )
+    live = sys.stderr.isatty() or "ipykernel" in sys.modules
     return tqdm(
         total=total,
         desc=title,
-        unit=unit,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
         disable=not enabled,
-        file=_Lines(sys.stderr),
-        mininterval=30,
-        ncols=100,
+        **({"file": sys.stderr, "dynamic_ncols": True} if live else _log_file()),
     )

@@ -1,17 +1,23 @@
-"""Importance-sampled log p(x) with its diagnostics, streamed so that memory stays bounded."""
+"""Importance-sampled log p(x) with its diagnostics, in tiles so that memory stays bounded."""
 
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from memlib.ensemble import Ensemble, perturbed
-from memlib.models import Likelihood
+from memlib.decoding import PerceptronDecoder
+from memlib.ensemble import Ensemble, Streams, draws, perturbed
+from memlib.models import VAE, Likelihood
+from memlib.precision import products
+from memlib.training import Tick
 
-# Decoder outputs (E * B * S * D) held at once: in float32 2 MiB, about one core's second-level cache.
-TILE = 2**19
+# Decoder outputs (E * B * S * D) held at once: in float32 1 MiB, half of one core's second-level cache.
+TILE = 2**18
 DEVICE_TILE = 2**27  # the same on a GPU: 512 MiB
+NOISE = 2**22  # latent noise (K * B * S * Z) of a repeat drawn at once; another value gives other scores
 
 
 class LatentVariableModel(Protocol):
@@ -46,6 +52,43 @@ def standard_error(ess: Tensor, num_samples: int) -> Tensor:
     return (1 / ess - 1 / num_samples).clip(min=0) ** 0.5
 
 
+@functools.cache
+def compiled_log_prob(likelihood: Likelihood) -> Callable[..., Tensor]:
+    """`likelihood.log_prob` as one kernel that reads each decoder output once."""
+    return torch.compile(likelihood.log_prob)
+
+
+def _log_weights(
+    model: LatentVariableModel, y: Tensor, eps: Tensor, log_prob: Callable[..., Tensor], tile: int
+) -> Tensor:
+    """log p(y | z) + log p(z) - log q(z | y), (E, B, S), at z = mu + sigma * eps, with eps (E, B, S, Z)."""
+    mu, log_var = (t[:, :, None] for t in model.encode(y))
+    z = mu + torch.exp(0.5 * log_var) * eps
+    # the constants of the prior and of q cancel
+    log_w = 0.5 * (eps.square() - z.square() + log_var).sum(-1)
+    E, B, S = log_w.shape
+    rows = max(1, tile // (E * y.shape[-1]))
+    images, samples = max(1, rows // S), min(rows, S)
+    for b in range(0, B, images):
+        for s in range(0, S, samples):
+            part = z[:, b : b + images, s : s + samples]
+            shape = part.shape[1:3]
+            parameters = model.decode(part.flatten(1, 2))  # (E, B * S, D)
+            log_pxz = log_prob(y[:, b : b + images, None], *(p.unflatten(1, shape) for p in parameters))
+            log_w[:, b : b + images, s : s + samples] += log_pxz
+    return log_w
+
+
+def _summary(log_w: Tensor) -> LogProb:
+    """The estimate behind importance weights (E, B, S)."""
+    # finite, so that weights of zero stay zero instead of NaN
+    top = log_w.amax(-1).clamp(min=torch.finfo(log_w.dtype).min)
+    w = torch.exp(log_w - top[..., None])
+    total, squares = w.sum(-1), w.square().sum(-1)
+    ess = torch.where(total == 0, torch.ones_like(total), total.square() / squares)
+    return LogProb(top + total.log() - math.log(log_w.shape[-1]), ess)
+
+
 @torch.no_grad()
 def log_px(
     model: LatentVariableModel,
@@ -59,14 +102,14 @@ def log_px(
     $$\log p(y) \approx \log \frac{1}{S} \sum_{s=1}^S \frac{p(y \mid z_s)\, p(z_s)}{q(z_s \mid y)}, \qquad
     z_s \sim q(z \mid y)$$
 
-    in log space, with a running maximum: no more than `tile` decoder outputs exist at any time.
+    in log space: no more than `tile` decoder outputs exist at any time.
 
     Args:
         model: E models.
         y: observations, (E, B, D).
         num_samples: S >= 1.
         generator: draws the samples; on the model's device.
-        tile: decoder outputs per step; by default what the device's memory likes.
+        tile: decoder outputs at a time, without effect on the result; by default what the device likes.
 
     Returns:
         `log_px` in nats (of the density in logit space, where the likelihood lives there) and `ess`.
@@ -76,57 +119,83 @@ def log_px(
 
     Source: supplement, eq. (9).
     """
+    _check_samples(num_samples)
+    with products("float32", y.device):
+        Z = model.encode(y[:, :1])[0].shape[-1]
+        eps = draws(torch.randn, (*y.shape[:2], num_samples, Z), generator, y.dtype)
+        return _summary(_log_weights(model, y, eps, model.likelihood.log_prob, tile or _tile(y.device)))
+
+
+def _check_samples(num_samples: int) -> None:
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; allowed: 1 or more")
-    E, B, D = y.shape
-    tile = tile or (TILE if y.device.type == "cpu" else DEVICE_TILE)
-    step = max(1, min(num_samples, tile // (E * B * D)))
-    mu, log_var = model.encode(y)  # (E, B, Z)
-    sigma = torch.exp(0.5 * log_var)
 
-    # finite, so that weights of zero stay zero instead of NaN
-    top = torch.full((E, B), torch.finfo(y.dtype).min, device=y.device, dtype=y.dtype)
-    total, squares = torch.zeros_like(top), torch.zeros_like(top)  # sums of w and w^2, over exp(top)
-    for start in range(0, num_samples, step):
-        S = min(step, num_samples - start)
-        eps = torch.randn((E, B, S, mu.shape[-1]), generator=generator, device=y.device, dtype=y.dtype)
-        z = mu[:, :, None] + sigma[:, :, None] * eps
-        parameters = model.decode(z.flatten(1, 2))  # (E, B * S, D)
-        parameters = tuple(p.unflatten(1, (B, S)) for p in parameters)  # (E, B, S, D)
-        log_pxz = model.likelihood.log_prob(y[:, :, None], *parameters)  # (E, B, S)
-        # the constants of the prior and of q cancel
-        log_w = log_pxz + 0.5 * (eps.square() - z.square() + log_var[:, :, None]).sum(-1)
 
-        new_top = torch.maximum(top, log_w.amax(-1))
-        w = torch.exp(log_w - new_top[..., None])
-        shrink = torch.exp(top - new_top)
-        total = total * shrink + w.sum(-1)
-        squares = squares * shrink.square() + w.square().sum(-1)
-        top = new_top
-    ess = torch.where(total == 0, torch.ones_like(total), total.square() / squares)
-    return LogProb(top + total.log() - math.log(num_samples), ess)
+def _tile(device: torch.device) -> int:
+    return TILE if device.type == "cpu" else DEVICE_TILE
+
+
+class _One:
+    """A plain model on a CPU as an ensemble of one, for `_log_weights`."""
+
+    def __init__(self, vae: VAE, num_samples: int):
+        self._vae, self._num_samples, self.likelihood = vae, num_samples, vae.likelihood
+        self._fast = PerceptronDecoder(vae.decoder) if PerceptronDecoder.takes(vae.decoder) else None
+
+    def encode(self, y: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t[None].to(y.dtype) for t in self._vae.encoder(y[0]))
+
+    def decode(self, z: Tensor) -> tuple[Tensor, ...]:
+        if self._fast:
+            return (self._fast(z[0], self._num_samples)[None],)
+        return tuple(t[None] for t in self._vae.decoder(z[0]))
 
 
 @torch.no_grad()
-def score_images(model: Ensemble, images: Tensor, num_samples: int, generator: torch.Generator) -> LogProb:
+def score_images(
+    model: Ensemble,
+    images: Tensor,
+    num_samples: int,
+    noise: Streams,
+    compiled: bool = False,
+    tick: Tick | None = None,
+) -> LogProb:
     """Score every image under every model, in pixel space; binarized or dequantized anew for every model.
 
+    On a CPU the models decode one after the other, so that a tile stays in the cache; on a GPU together.
+
     Args:
-        model: E models; put into evaluation mode.
+        model: E models, of one or several repeats, sorted by repeat; put into evaluation mode.
         images: uint8 (n, C, H, W) on the model's device.
         num_samples: S >= 1.
-        generator: draws noise and samples; on the model's device.
+        noise: of every repeat, draws noise and samples; on the model's device.
+        compiled: fuse what follows the decoder into one kernel; same result up to rounding.
+        tick: called after every batch of images.
 
     Returns:
         `log_px` in nats and `ess`, each (E, n).
+
+    Raises:
+        ValueError: S < 1.
     """
+    _check_samples(num_samples)
     model.train(False)
-    E, D = len(model), images[0].numel()
-    tile = TILE if images.device.type == "cpu" else DEVICE_TILE
-    batch = max(1, tile // (E * D * min(num_samples, 64)))
+    E, Z, device = len(model), model.latent_dim, images.device
+    K = E if isinstance(noise, torch.Generator) else E // len(noise)
+    log_prob = compiled_log_prob(model.likelihood) if compiled else model.likelihood.log_prob
+    apart = device.type == "cpu"
+    models: list[LatentVariableModel] = (
+        [_One(vae, num_samples) for vae in model.unstack()] if apart else [model]
+    )
     parts = []
-    for x in images.split(batch):
-        y = perturbed(model.likelihood, x.flatten(1).expand(E, -1, -1), generator, model.dtype)
-        scored = log_px(model, y, num_samples, generator, tile)
+    for x in images.split(max(1, min(512, NOISE // (K * num_samples * Z)))):
+        y = perturbed(model.likelihood, x.flatten(1).expand(E, -1, -1), noise, model.dtype)
+        eps = draws(torch.randn, (*y.shape[:2], num_samples, Z), noise, model.dtype)
+        with products(model.precision, device):
+            own = zip(models, y.chunk(len(models)), eps.chunk(len(models)), strict=True)
+            log_w = [_log_weights(*one, log_prob, _tile(device)) for one in own]
+        scored = _summary(torch.cat(log_w))
         parts.append(LogProb(scored.log_px + model.likelihood.log_jacobian(y), scored.ess))
+        if tick:
+            tick(E * len(x))
     return LogProb(*(torch.cat(columns, dim=1) for columns in zip(*parts, strict=True)))

@@ -22,7 +22,7 @@ import xarray as xr
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-RESULT_VERSION = 1  # to be raised whenever the same request gives other numbers
+RESULT_VERSION = 2  # to be raised whenever the same request gives other numbers
 RECORD = "record"
 
 Record = dict[str, Any]

@@ -30,6 +30,7 @@ FIGURES = {
     "known_scores": lambda: figures.known_scores([0, 1], 1, GRID, {"a": (-(GRID**2), -(GRID**2) - 1, 1)}),
     "agreement": lambda: figures.agreement(M, M + 1, "exact (nats)", "estimate (nats)"),
     "convergence": lambda: figures.convergence([1, 2], [[0.0, 1.0], [2.0, 4.0]]),
+    "cost_by_samples": lambda: figures.cost_by_samples([1, 2, 4], {"a": (3.0, [1, 2, 4], 2)}, "hours"),
 }
 
 

@@ -183,12 +183,12 @@ def test_clean_removes_only_what_the_build_made(tmp_path):
 
 def test_table_of_contents_has_every_page():
     listed = yaml.safe_load((ROOT / "book" / "params" / "pages.yaml").read_text())
-    expected = [f"book/{name}" for name in listed["chapters"]] + [
-        f"book/{template}-{experiment}"
-        for experiment in listed["experiments"]
-        for template in listed["templates"]
+    templates = [
+        f"{template}-{experiment}" for experiment in listed["experiments"] for template in listed["templates"]
     ]
-    assert book.toc_pages(ROOT) == expected
+    before = [name for name in listed["chapters"] if name == "index" or name < listed["templates"][0]]
+    after = [name for name in listed["chapters"] if name not in before]
+    assert book.toc_pages(ROOT) == [f"book/{name}" for name in (*before, *templates, *after)]
 
 
 def test_nbval_fails_on_a_broken_cell(tmp_path):

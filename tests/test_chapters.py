@@ -37,6 +37,8 @@ def execute(chapter, tmp_path, **parameters):
         ("05-training", {"epoch": 2}, "unknown parameter 'epoch' (did you mean epochs?); allowed: experi"),
         ("06-outliers", {"epochs": "two"}, "epochs is 'two' (str); allowed: int"),
         ("07-neighbors", {"num_images": 5000}, "num_images is 5000 and folds is 3; digits has 1500 train"),
+        ("08-cost", {"patience": -1}, "patience is -1; allowed: 0 or more"),
+        ("09-precision", {"folds": 1}, "folds is 1; allowed: 2 or more"),
     ],
 )
 def test_bad_parameters_fail_at_once_and_are_named(tmp_path, results, chapter, parameters, message):

@@ -19,6 +19,7 @@ from memlib.device import choose_device
 from memlib.ensemble import reconstruct, sample
 from memlib.experiment import EXPERIMENTS, Stream, variant
 from memlib.runs import full_model, run
+from memlib.tasks import Task
 
 TINY = variant(
     "digits-lr3", num_images=31, epochs=3, score_every=2, folds=3, repeats=2, num_samples=4, batch_size=8
@@ -71,6 +72,7 @@ def test_registry_has_the_papers_settings(name, settings):
         ({"architecture": "unet"}, "architecture is 'unet'; allowed: mlp, conv"),
         ({"likelihood": "poisson"}, "likelihood is 'poisson'; allowed: bernoulli, gaussian, gaussian-scalar"),
         ({"seed": -1}, "seed is -1; allowed: 0 or more"),
+        ({"precision": "float16"}, "precision is 'float16'; allowed: float32, tf32, bfloat16"),
         ({"batchsize": 3}, r"unknown field 'batchsize' \(did you mean batch_size\?\)"),
     ],
 )
@@ -158,7 +160,7 @@ def test_result_has_the_named_dimensions_and_folds_of_equal_size(stored):
 
 def test_second_run_loads_what_is_there(stored, monkeypatch):
     root, result = stored
-    monkeypatch.setattr("memlib.runs.fit", None)  # training now would fail
+    monkeypatch.setattr("memlib.tasks.fit", None)  # training now would fail
     equal(run(TINY, root, progress=False), result)
 
 
@@ -167,6 +169,13 @@ def test_runs_repeat_bit_for_bit_and_do_not_depend_on_the_executor(stored, tmp_p
     equal(run(TINY, tmp_path / "again", progress=False), result)
     with ThreadPoolExecutor(1) as executor:
         equal(run(TINY, tmp_path / "executor", executor, progress=False), result)
+
+
+def test_cores_share_the_work_and_the_numbers_stay_the_same(stored, tmp_path, monkeypatch):
+    monkeypatch.setattr("memlib.runs.PROCESSES_FLOP", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr("memlib.runs._compute", None)  # so that nothing is computed here
+    equal(run(TINY, tmp_path, progress=False), stored[1])
 
 
 def test_more_repeats_are_added_to_those_that_are_there(stored):
@@ -180,7 +189,15 @@ def test_more_repeats_are_added_to_those_that_are_there(stored):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"seed": 1}, {"epochs": 2}, {"learning_rate": 1e-4}, {"num_samples": 5}, {"num_images": 30}]
+    "changes",
+    [
+        {"seed": 1},
+        {"epochs": 2},
+        {"learning_rate": 1e-4},
+        {"num_samples": 5},
+        {"num_images": 30},
+        {"precision": "bfloat16"},
+    ],
 )
 def test_any_other_setting_has_a_folder_of_its_own(stored, changes):
     root, result = stored
@@ -196,15 +213,15 @@ def test_evaluations_do_not_change_the_training(stored, tmp_path):
 
 
 def test_interrupted_run_keeps_its_finished_repeats(tmp_path, monkeypatch):
-    original = memlib.runs._train_repeat
+    original = Task.train_repeats
 
-    def stop_at_second(experiment, images, repeat, *rest):
-        if repeat == 1:
+    def stop_at_second(task, repeats):
+        if repeats == [1]:
             raise KeyboardInterrupt
-        return original(experiment, images, repeat, *rest)
+        return original(task, repeats)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("memlib.runs._train_repeat", stop_at_second)
+        patch.setattr(Task, "train_repeats", stop_at_second)
         run(TINY, tmp_path, progress=False)
     (folder,) = tmp_path.iterdir()
     kept = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.npz")}
@@ -234,7 +251,7 @@ def test_a_failed_task_cancels_those_that_wait_and_lets_the_others_finish(tmp_pa
     started, failed, finished = [], threading.Event(), []
 
     def compute(*args, **kwargs):
-        started.append(member := args[-1])
+        started.append(member := args[-1][0])
         if member == 0:
             failed.set()
             raise FloatingPointError("repeat 0 diverged")
@@ -242,7 +259,7 @@ def test_a_failed_task_cancels_those_that_wait_and_lets_the_others_finish(tmp_pa
         time.sleep(0.3)
         finished.append(member)
 
-    monkeypatch.setattr("memlib.runs._compute", compute)
+    monkeypatch.setattr("memlib.runs._finish", compute)
     many = dataclasses.replace(TINY, repeats=20)
     with ThreadPoolExecutor(2) as executor:
         with pytest.raises(FloatingPointError, match="repeat 0 diverged"):
@@ -254,22 +271,22 @@ def test_a_failed_task_cancels_those_that_wait_and_lets_the_others_finish(tmp_pa
 def test_waiting_for_another_process_is_logged_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("memlib.runs.time.sleep", lambda seconds: None)
     answers = iter([True, False, False, False, True])
-    memlib.runs._work_through([None, 1], tmp_path, lambda member: next(answers))
+    memlib.runs._work_through([[None], [1]], tmp_path, lambda groups: [next(answers) for _ in groups])
     (line,) = [record.getMessage() for record in caplog.records if record.name == "memlib"]
     assert line == f"waiting for {tmp_path / 'repeat-001.npz'}, which another process computes"
 
 
 def test_a_score_that_is_not_a_number_stops_before_anything_is_stored(tmp_path, monkeypatch):
-    original, calls = memlib.runs.score_images, []
+    original, calls = memlib.tasks.score_images, []
 
-    def spoiled(*args):
-        scored = original(*args)
+    def spoiled(*args, **options):
+        scored = original(*args, **options)
         calls.append(args)
         if len(calls) == 2:
             scored.log_px[1, 5] = float("nan")
         return scored
 
-    monkeypatch.setattr("memlib.runs.score_images", spoiled)
+    monkeypatch.setattr("memlib.tasks.score_images", spoiled)
     with pytest.raises(FloatingPointError, match="digits, repeat 1 of 2, epoch 3: a score is not a number"):
         run(TINY, tmp_path, progress=False)
     assert [p.name for p in tmp_path.glob("*/*.npz")] == ["full.npz"]
@@ -300,6 +317,12 @@ def test_the_same_request_still_gives_the_same_numbers(tmp_path, name, sums):
     message = "the same request gives other numbers: where that is meant, raise store.RESULT_VERSION"
     # other seeds differ by a factor of 1e-3, other instruction sets by 1e-8
     np.testing.assert_allclose(result.log_px.sum("observation")[:, 0], sums, rtol=1e-4, err_msg=message)
+
+
+def test_a_precision_that_only_gpus_have_fails_before_training(tmp_path):
+    with pytest.raises(ValueError, match="precision is 'tf32', which only GPUs have; allowed on cpu"):
+        run(dataclasses.replace(TINY, precision="tf32"), tmp_path, device="cpu")
+    assert not list(tmp_path.iterdir())
 
 
 def test_too_many_images_or_folds_fail_before_training(tmp_path):
@@ -373,3 +396,12 @@ def test_images_of_a_folder_run_end_to_end(tmp_path):
         variant("patches", images=f"folder:{tmp_path / 'pictures'}", **options), tmp_path, progress=False
     )
     assert result.sizes["observation"] == 16 and Path(result.folder).name.startswith("folder-")
+
+
+def test_what_another_process_finished_meanwhile_is_not_waited_for(tmp_path, monkeypatch, caplog):
+    """All files are there by the time the groups that were claimed elsewhere are looked at again."""
+    monkeypatch.setattr("memlib.runs.time.sleep", lambda seconds: None)
+    store.write(store.member_path(tmp_path, 0), {}, {})
+    answers = iter([[False], [True]])
+    memlib.runs._work_through([[0]], tmp_path, lambda groups: next(answers))
+    assert not caplog.records

@@ -49,6 +49,20 @@ def test_agreement_leaves_out_error_bars_that_are_not_known():
         assert not axes.containers[0].has_yerr and len(axes.containers[0][0].get_xydata()) == 1
 
 
+def test_agreement_draws_several_estimates_in_panels_with_equal_axes():
+    truth = np.array([0.0, 1.0, 2.0])
+    estimates = {"bfloat16": [0.5, 1.0, np.inf], "other seeds": [0.5, -4.0, 1.0]}
+    figure = figures.agreement(truth, estimates, "one", "other")
+    first, second = figure.axes
+    assert [axes.get_title("left") for axes in figure.axes] == list(estimates)
+    np.testing.assert_array_equal(first.containers[0][0].get_xydata(), [[0, 0.5], [1, 1]])
+    np.testing.assert_array_equal(second.containers[0][0].get_xydata(), [[0, 0.5], [1, -4], [2, 1]])
+    limits = {axes.get_xlim() for axes in figure.axes} | {axes.get_ylim() for axes in figure.axes}
+    assert len(limits) == 1 and first.get_xlim()[0] < -4
+    assert legend(first) == ["agreement", "not finite, left out: 1"] and legend(second) == ["agreement"]
+    assert (first.get_ylabel(), second.get_ylabel()) == ("other", "")
+
+
 def test_convergence_draws_mean_spread_and_truth():
     estimates = RNG.normal(-80, 1, (4, 10))
     axes = figures.convergence([1, 4, 16, 64], estimates, truth=-79.5).axes[0]
@@ -61,3 +75,20 @@ def test_convergence_draws_mean_spread_and_truth():
     truth = next(line for line in axes.lines if line.get_label() == "exact")
     assert set(truth.get_ydata()) == {-79.5} and axes.get_xscale() == "log"
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "4", "16", "64"]
+
+
+def test_cost_by_samples_draws_training_scoring_and_the_own_number_of_samples():
+    costs = {"one": (3.0, [1, 2, 4], 2), "two": (5.0, [2, 8, 32], 4)}
+    figure = figures.cost_by_samples([1, 2, 4], costs, "hours")
+    axes = figure.axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    for name, (training, scoring, _) in costs.items():
+        assert set(lines[f"{name}, training"].get_ydata()) == {training}
+        curve = np.column_stack([[1, 2, 4], scoring])
+        np.testing.assert_array_equal(lines[f"{name}, scoring"].get_xydata(), curve)
+        assert lines[f"{name}, scoring"].get_color() == lines[f"{name}, training"].get_color()
+    dots = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(dots, [[2, 2], [4, 32]])
+    assert axes.get_xscale() == axes.get_yscale() == "log" and axes.get_ylabel() == "hours"
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == [f"{name}, {part}" for name in costs for part in ("training", "scoring")]

@@ -18,7 +18,7 @@ def shown(monkeypatch, stream, **options):
     """What a bar of 200 steps writes to standard error."""
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    with progress_bar(200, "digits, repeat 1 of 4", "epoch", **options) as bar:
+    with progress_bar(200, "digits, 21 models", **options) as bar:
         for _ in range(200):
             bar.update()
     return stream.getvalue()
@@ -35,15 +35,15 @@ def every_step_is_due(monkeypatch):
 def test_a_terminal_shows_one_line_that_is_written_over(monkeypatch):
     text = shown(monkeypatch, Terminal())
     assert text.count("\r") > 10 and text.count("\n") == 1 and text.endswith("\n")
-    assert "digits, repeat 1 of 4: 100%" in text and "200/200" in text
+    assert "digits, 21 models: 100%" in text
 
 
 def test_a_log_file_gets_whole_lines(monkeypatch):
     text = shown(monkeypatch, io.StringIO())
     assert "\r" not in text and text.endswith("\n")
     lines = text.splitlines()
-    assert len(lines) > 10 and all(line.startswith("digits, repeat 1 of 4: ") for line in lines)
-    assert "200/200" in lines[-1] and max(map(len, lines)) <= 100
+    assert len(lines) > 10 and all(line.startswith("digits, 21 models: ") for line in lines)
+    assert "100%" in lines[-1] and max(map(len, lines)) <= 100
 
 
 def test_a_log_file_gets_a_line_in_thirty_seconds_at_most(monkeypatch):

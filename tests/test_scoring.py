@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memlib.densities import LinearGaussian
-from memlib.ensemble import Ensemble
-from memlib.models import Bernoulli, LogitGaussian, build_vae
+from memlib.device import compiler_works
+from memlib.ensemble import Ensemble, perturbed
+from memlib.models import Bernoulli, build_vae
 from memlib.scoring import log_px, score_images, standard_error
 
 
@@ -84,39 +85,31 @@ def test_a_decoder_that_ignores_the_latent_variable_gives_the_likelihood():
 
 
 @given(st.integers(1, 40), st.integers(1, 400))
-def test_streaming_equals_all_samples_at_once(num_samples, tile):
-    """The running log-sum-exp against torch.logsumexp over the very same weights."""
-    weights = []
+def test_tiles_change_nothing_but_the_memory_used(num_samples, tile):
+    """Against torch.logsumexp over all weights at once, computed with torch.distributions."""
+    rows = []
 
     class Watched(Linear):
         def decode(self, z):
-            self.z = z
+            rows.append(z.shape[1])
             return super().decode(z)
 
     model = Watched(inflation=3.0)
     x = model.draw(3)[None]
-
-    class Recording(LogitGaussian):
-        def log_prob(self, y, mean, log_var):
-            log_pxz = super().log_prob(y, mean, log_var)
-            mu, q_log_var = model.encode(x)
-            z = model.z.unflatten(1, log_pxz.shape[1:])
-            normal = torch.distributions.Normal
-            log_pz = normal(0.0, 1.0).log_prob(z).sum(-1)
-            log_qzx = normal(mu[:, :, None], torch.exp(q_log_var / 2)[:, :, None]).log_prob(z).sum(-1)
-            weights.append(log_pxz + log_pz - log_qzx)
-            return log_pxz
-
-    Watched.likelihood = Recording()
     scored = log_px(model, x, num_samples, torch.Generator().manual_seed(0), tile)
-    log_w = torch.cat(weights, -1)
-    assert log_w.shape[-1] == num_samples
-    assert max(w.shape[-1] for w in weights) <= max(1, tile // 18)
-    torch.testing.assert_close(
-        scored.log_px, log_w.logsumexp(-1) - math.log(num_samples), rtol=1e-10, atol=1e-10
-    )
-    w = log_w.softmax(-1)
-    torch.testing.assert_close(scored.ess, 1 / w.square().sum(-1), rtol=1e-8, atol=0)
+    assert sum(rows) == 3 * num_samples and max(rows) <= max(1, tile // 6)
+
+    normal = torch.distributions.Normal
+    mu, log_var = model.encode(x)
+    q = normal(mu[:, :, None], torch.exp(log_var / 2)[:, :, None])
+    shape, generator = (1, 3, num_samples, 2), torch.Generator().manual_seed(0)
+    z = q.loc + q.scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+    mean, decoded = (p.unflatten(1, (3, num_samples)) for p in model.decode(z.flatten(1, 2)))
+    log_pxz = normal(mean, torch.exp(decoded / 2)).log_prob(x[:, :, None]).sum(-1)
+    log_w = log_pxz + normal(0.0, 1.0).log_prob(z).sum(-1) - q.log_prob(z).sum(-1)
+    expected = log_w.logsumexp(-1) - math.log(num_samples)
+    torch.testing.assert_close(scored.log_px, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(scored.ess, 1 / log_w.softmax(-1).square().sum(-1), rtol=1e-8, atol=0)
     assert (scored.ess >= 1 - 1e-9).all() and (scored.ess <= num_samples * (1 + 1e-9)).all()
 
 
@@ -146,10 +139,11 @@ def test_no_samples_is_an_error():
         estimate(Linear(), Linear().draw(1), 0)
 
 
-def vaes(architecture, likelihood, channels, count=2):
+def vaes(architecture, likelihood, channels, count=2, precision="float32", dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     options = {"channels": channels, "latent_dim": 3, "width": 4, "generator": generator}
-    return Ensemble.stack([build_vae(architecture, likelihood, **options) for _ in range(count)])
+    single = [build_vae(architecture, likelihood, **options).to(dtype) for _ in range(count)]
+    return Ensemble.stack(single, precision=precision)
 
 
 @pytest.mark.parametrize(
@@ -196,3 +190,86 @@ def test_scoring_leaves_batch_norm_statistics_alone():
     score_images(model, images, 2, torch.Generator().manual_seed(0))
     for name, array in model.state().items():
         np.testing.assert_array_equal(array, before[name])
+
+
+KINDS = [("mlp", "bernoulli", 1), ("mlp", "gaussian", 1), ("conv", "gaussian", 3), ("conv", "bernoulli", 1)]
+
+
+def pictures(channels, count=24):
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(0, 256, (count, channels, 32, 32), dtype=torch.uint8, generator=generator)
+
+
+def float64_scores(architecture, likelihood, channels, num_samples):
+    """The scores in float64 at the very noise that float32 models see."""
+    model, images = vaes(architecture, likelihood, channels), pictures(channels)
+    noise = torch.Generator().manual_seed(1)
+    y = perturbed(model.likelihood, images.flatten(1).expand(2, -1, -1), noise).double()
+    eps = torch.randn((2, len(images), num_samples, 3), generator=noise).double()
+    exact = vaes(architecture, likelihood, channels, dtype=torch.float64).train(False)
+    mu, log_var = (t[:, :, None] for t in exact.encode(y))
+    z = mu + torch.exp(log_var / 2) * eps
+    parameters = (p.unflatten(1, eps.shape[1:3]) for p in exact.decode(z.flatten(1, 2)))
+    log_w = exact.likelihood.log_prob(y[:, :, None], *parameters)
+    log_w = log_w + 0.5 * (eps.square() - z.square() + log_var).sum(-1)
+    return (log_w.logsumexp(-1) - math.log(num_samples) + exact.likelihood.log_jacobian(y)).detach()
+
+
+@pytest.mark.parametrize(("precision", "mean_error"), [("float32", 2e-3), ("bfloat16", 0.05)])
+@pytest.mark.parametrize(("architecture", "likelihood", "channels"), KINDS)
+def test_every_precision_is_near_float64_at_equal_noise(
+    architecture, likelihood, channels, precision, mean_error
+):
+    """float32 to its own rounding of sums of a thousand terms and more; bfloat16 to 0.05 nats."""
+    exact = float64_scores(architecture, likelihood, channels, 150)
+    model = vaes(architecture, likelihood, channels, precision=precision)
+    scored = score_images(model, pictures(channels), 150, torch.Generator().manual_seed(1))
+    error = (scored.log_px.double() - exact).abs()
+    scale = exact.abs().mean() / 700  # a gray value is worth more nats than a bit
+    assert error.mean() < mean_error * max(1, scale)
+    if precision == "bfloat16":
+        assert error.max() > 1e-5, "products were not rounded"
+
+
+@pytest.mark.parametrize(("architecture", "likelihood", "channels"), KINDS)
+def test_compiled_scores_are_the_same_up_to_rounding(architecture, likelihood, channels):
+    if not compiler_works(torch.device("cpu")):
+        pytest.skip("torch.compile finds no C++ compiler")
+    model, images = vaes(architecture, likelihood, channels), pictures(channels, 5)
+    eager, compiled = (
+        score_images(model, images, 20, torch.Generator().manual_seed(0), compiled=way)
+        for way in (False, True)
+    )
+    torch.testing.assert_close(compiled.log_px, eager.log_px, rtol=1e-5, atol=0)
+
+
+def test_scores_of_stacked_repeats_are_those_of_each_repeat():
+    single = [vae for seed in (0, 1) for vae in vaes("mlp", "bernoulli", 1).unstack()]
+    images = pictures(1, 7)
+    streams = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+    together = score_images(Ensemble.stack(single), images, 10, streams)
+    alone = score_images(Ensemble.stack(single[2:]), images, 10, torch.Generator().manual_seed(6))
+    torch.testing.assert_close(together.log_px[2:], alone.log_px)
+
+
+def test_scored_pairs_are_reported():
+    counts = []
+    images = pictures(1, 600)
+    score_images(vaes("mlp", "bernoulli", 1), images, 1, torch.Generator(), tick=counts.append)
+    assert counts == [2 * 512, 2 * 88]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("architecture", "likelihood", "channels"), KINDS)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_scores_as_the_cpu_does(architecture, likelihood, channels, compiled):
+    """Equal models, other noise: means over many images agree within the noise of binarization."""
+    model, images = vaes(architecture, likelihood, channels), pictures(channels, 200)
+    template = build_vae(architecture, likelihood, channels=channels, latent_dim=3, width=4)
+    there = Ensemble.from_state(template, model.state(), "cuda")
+    ours = score_images(model, images, 20, torch.Generator().manual_seed(0)).log_px
+    noise = torch.Generator("cuda").manual_seed(0)
+    theirs = score_images(there, images.cuda(), 20, noise, compiled=compiled).log_px.cpu()
+    spread = ours.std(1) / len(images) ** 0.5
+    assert ((ours.mean(1) - theirs.mean(1)).abs() < 6 * spread).all()

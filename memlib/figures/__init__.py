@@ -5,7 +5,7 @@ are yellow, regular ones blue, as in the paper. Every function raises ValueError
 arrays that do not fit together or values outside of what its docstring allows.
 """
 
-from memlib.figures.estimates import agreement, convergence, known_scores
+from memlib.figures.estimates import agreement, convergence, cost_by_samples, known_scores
 from memlib.figures.images import extreme_indices, extremes, image_grid, neighbors_panel, reconstructions
 from memlib.figures.probabilities import (
     LOG_P,
@@ -33,6 +33,7 @@ __all__ = [
     "agreement",
     "auto_edges",
     "convergence",
+    "cost_by_samples",
     "extreme_indices",
     "extremes",
     "fit_johnson_su",

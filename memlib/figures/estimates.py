@@ -1,4 +1,4 @@
-"""Figures of estimates against what is known: exact scores, exact log probabilities."""
+"""Figures of estimates: against what is known (exact scores, log probabilities), and what they cost."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
-from memlib.figures.style import BLUE, RED, WIDTH, check_curves, check_vector, note_left_out, require, styled
+from memlib.figures.style import (
+    BLUE,
+    CURVES,
+    RED,
+    WIDTH,
+    Curves,
+    check_curves,
+    check_vector,
+    note_left_out,
+    require,
+    styled,
+)
 
 
 @styled
@@ -58,40 +69,50 @@ def known_scores(
 
 @styled
 def agreement(
-    truth: ArrayLike, estimate: ArrayLike, xlabel: str, ylabel: str, error: ArrayLike | None = None
+    truth: ArrayLike, estimate: Curves, xlabel: str, ylabel: str, error: ArrayLike | None = None
 ) -> Figure:
     """Draw estimates against the truth, with the line on which they agree.
 
     Args:
         truth: (n,).
-        estimate: (n,), in the unit of `truth`. Pairs that are not finite are counted in the legend instead.
+        estimate: (n,), in the unit of `truth`; or title -> (n,) for panels side by side with equal axes.
+            Pairs that are not finite are counted in the legend instead.
         xlabel: names the truth, with its unit.
         ylabel: names the estimate, with its unit.
-        error: (n,), length of the error bars to each side, not negative; where NaN (a single repeat has no
-            standard error) there is no bar.
+        error: (n,), of a single estimate, length of the error bars to each side, not negative; where NaN (a
+            single repeat has no standard error) there is no bar.
     """
-    truth, estimate = np.asarray(truth, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
+    truth = np.asarray(truth, dtype=np.float64)
+    estimates = dict(estimate) if isinstance(estimate, Mapping) else {"": estimate}
+    estimates = {title: np.asarray(values, dtype=np.float64) for title, values in estimates.items()}
     require(
-        truth.ndim == 1 and truth.shape == estimate.shape, "truth and estimate must be (n,), of one length"
+        truth.ndim == 1 and {values.shape for values in estimates.values()} == {truth.shape},
+        "truth and estimate must be (n,), of one length",
     )
-    finite = np.isfinite(truth) & np.isfinite(estimate)
-    require(finite.any(), "truth and estimate must have finite values")
+    shown = {title: np.isfinite(truth) & np.isfinite(values) for title, values in estimates.items()}
+    require(all(finite.any() for finite in shown.values()), "truth and estimate must have finite values")
     if error is not None:
+        require(len(estimates) == 1, f"error must be that of one estimate, got {len(estimates)} estimates")
         error = np.asarray(error, dtype=np.float64)
         known = ~np.isnan(error)
         check_vector("error", np.where(known, error, 0.0), len(truth))
         require((error[known] >= 0).all(), "error must not be negative")
+        [finite] = shown.values()
         error = error[finite] if known[finite].any() else None
-    truth, estimate = truth[finite], estimate[finite]
-    both = np.concatenate([truth, estimate])
+    both = np.concatenate([v[shown[title]] for title, values in estimates.items() for v in (truth, values)])
     margin = 0.05 * (np.ptp(both) or 1.0)
     limits = (both.min() - margin, both.max() + margin)
-    figure, axes = plt.subplots(figsize=(WIDTH, 4.4), layout="constrained")
-    axes.plot(limits, limits, color="#888888", ls="--", lw=1, zorder=0, label="agreement")
-    axes.errorbar(truth, estimate, error, fmt="o", color=BLUE, alpha=0.7, mew=0, elinewidth=1)
-    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=limits, ylim=limits, aspect="equal")
-    axes.legend()
-    note_left_out(axes, finite)
+    size = (WIDTH, 4.4 if len(estimates) == 1 else WIDTH / len(estimates) + 0.2)
+    figure, row = plt.subplots(1, len(estimates), figsize=size, layout="constrained", squeeze=False)
+    for axes, (title, values) in zip(row[0], estimates.items(), strict=True):
+        finite = shown[title]
+        axes.plot(limits, limits, color="#888888", ls="--", lw=1, zorder=0, label="agreement")
+        points = {"fmt": "o", "color": BLUE, "alpha": 0.7, "mew": 0, "elinewidth": 1}
+        axes.errorbar(truth[finite], values[finite], error, **points)
+        axes.set(xlabel=xlabel, xlim=limits, ylim=limits, aspect="equal", title=title)
+        axes.legend(loc="upper left" if title else "best")
+        note_left_out(axes, finite)
+    row[0, 0].set_ylabel(ylabel)
     return figure
 
 
@@ -122,4 +143,49 @@ def convergence(num_samples: ArrayLike, estimates: ArrayLike, truth: float | Non
     axes.set(xlabel="importance samples $S$", ylabel=r"estimate of $\log p(x)$ (nats)")
     axes.grid(axis="y")
     axes.legend(loc="lower right")
+    return figure
+
+
+@styled
+def cost_by_samples(
+    num_samples: ArrayLike, costs: Mapping[str, tuple[float, ArrayLike, int]], ylabel: str
+) -> Figure:
+    """Draw what training and scoring cost against the number of importance samples, on logarithmic axes.
+
+    Args:
+        num_samples: (s,) ascending, S, at least 1.
+        costs: label -> (cost of training, cost of scoring at every S (s,), the experiment's own S, which a
+            dot marks), costs above 0; training does not depend on S.
+        ylabel: names the cost, with its unit.
+    """
+    num_samples = check_vector("num_samples", num_samples)
+    require(
+        num_samples[0] >= 1 and (np.diff(num_samples) > 0).all(),
+        f"num_samples must be ascending, at least 1, got {num_samples}",
+    )
+    require(len(costs) > 0, "costs must have an entry")
+    costs = {
+        label: (training, check_vector("scoring", scoring, len(num_samples)), own)
+        for label, (training, scoring, own) in costs.items()
+    }
+    for label, (training, scoring, own) in costs.items():
+        require(min(training, *scoring) > 0, f"costs must be above 0, got {label}: {training}, {scoring}")
+        require(
+            num_samples[0] <= own <= num_samples[-1],
+            f"S of {label} must be {num_samples[0]:g}..{num_samples[-1]:g}, got {own}",
+        )
+    figure, axes = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
+    for k, (label, (training, scoring, own)) in enumerate(costs.items()):
+        color = CURVES[k % 3]
+        axes.axhline(training, color=color, ls="--", lw=1.4, label=f"{label}, training")
+        axes.plot(num_samples, scoring, color=color, label=f"{label}, scoring")
+        at_own = np.exp(np.interp(np.log(own), np.log(num_samples), np.log(scoring)))
+        axes.plot([own], [at_own], "o", color=color, ms=7)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(num_samples, [f"{s:g}" for s in num_samples])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel="importance samples $S$", ylabel=ylabel, xlim=num_samples[[0, -1]])
+    axes.grid(axis="y")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(costs)))
     return figure

@@ -1,0 +1,95 @@
+"""Processes side by side on the cores of one machine, each with a single PyTorch thread.
+
+A task on one core wastes nothing on waiting for the other cores, and its numbers do not depend on how many
+there are. Threads would hinder each other at Python's lock.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from loky import ProcessPoolExecutor
+from loky.backend import get_context
+
+REPORT_SECONDS = 0.2  # between reports of a process
+# Read when a process starts. The C library of Linux otherwise hands large arrays back to the system as soon
+# as they are free, and getting their memory again takes a quarter of a training step.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31),
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # more are processes of their own, one set for each process here
+}
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes on one core within this block, and takes numbers below 1e-38, slow ones, for 0.
+
+    Afterwards the number of threads is as before, and small numbers count, as is PyTorch's default.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
+
+
+_queue: Any = None  # to the process that started this one
+_unsent, _sent = 0.0, 0.0
+
+
+def _connect(queue: Any) -> None:
+    global _queue
+    _queue = queue
+
+
+def report(count: float, last: bool = False) -> None:
+    """Tell the process that started this one how much work has been done since the last call.
+
+    Args:
+        count: work done, in any unit.
+        last: of a task; what has been held back to be sent later is sent now.
+    """
+    global _unsent, _sent
+    _unsent += count
+    if _queue and (last or time.monotonic() - _sent > REPORT_SECONDS):
+        _queue.put(_unsent)
+        _unsent, _sent = 0.0, time.monotonic()
+
+
+@contextlib.contextmanager
+def processes(
+    workers: int, progress: Callable[[float], object] = lambda count: None
+) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes that do not import the main module; killed when the block fails or is interrupted.
+
+    Args:
+        workers: processes, >= 1.
+        progress: is called in a thread of this process with what the tasks `report`.
+    """
+    queue = get_context("loky").SimpleQueue()
+
+    def listen() -> None:
+        while (count := queue.get()) is not None:
+            progress(count)
+
+    pool = ProcessPoolExecutor(workers, env=ENVIRONMENT, initializer=_connect, initargs=(queue,))
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield pool
+    except BaseException:
+        # the listener is left to itself: a process killed while it writes holds the queue's lock for good
+        pool.shutdown(wait=True, kill_workers=True)
+        raise
+    pool.shutdown()
+    queue.put(None)
+    listener.join()

@@ -1,0 +1,248 @@
+"""How fast memlib scores, beside the paper's way, pythae and the decoder's products alone, and how exactly.
+
+    MEMLIB_DATA=/path/to/data python benchmarks/score.py [--device cuda] [--precision bfloat16]
+
+Methods take turns, call by call. `--help` lists the options.
+"""
+
+import functools
+import importlib.util
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import reference
+import torch
+from measure import (
+    Measured,
+    Method,
+    fastest,
+    limits_line,
+    machine,
+    measure,
+    notes,
+    options,
+    report,
+    save,
+    side_by_side,
+    spread,
+    table,
+    where,
+)
+from numpy.typing import NDArray
+from torch import Tensor
+from workload import FOLDS, GROUPS, described, fitted, models, observed, setting
+
+from memlib.cost import flops_per_image
+from memlib.data import ImageSet
+from memlib.ensemble import Ensemble, draws, perturbed
+from memlib.experiment import Experiment, Stream
+from memlib.precision import products
+from memlib.scoring import DEVICE_TILE, TILE, score_images
+
+SAMPLES = 256  # S
+TRAINING_STEPS, TRAINING_IMAGES = 4220, 54_000  # the paper's first evaluation, after 5 epochs
+COMPARED = 32  # images of the accuracy table, one batch of `score_images`
+PRODUCTS = "the decoder's products"
+VARIANTS = {"eager": False, "compiled": True}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained model, taken K times, the images that it scores, and where."""
+
+    experiment: Experiment
+    state: dict[str, NDArray]
+    images: ImageSet
+    device: torch.device
+
+    @property
+    def x(self) -> Tensor:
+        return torch.tensor(self.images.images, device=self.device)
+
+    def network(self, k: int) -> reference.Network:
+        """Model k for the reference."""
+        network = reference.Network(self.experiment.latent_dim)
+        network.load_state_dict({name: torch.tensor(array[k]) for name, array in self.state.items()})
+        return network.to(self.device)
+
+    def ensemble(self, precision: str, repeats: int = 1) -> Ensemble:
+        """All models for memlib, as often as there are repeats."""
+        state = {name: np.concatenate([array] * repeats) for name, array in self.state.items()}
+        return Ensemble.from_state(self.experiment.build(1), state, self.device, precision)
+
+    def noise(self, repeats: int = 1) -> list[torch.Generator]:
+        return [self.experiment.torch_stream(Stream.SCORING_NOISE, r, self.device) for r in range(repeats)]
+
+
+def trained(images: ImageSet, device: torch.device) -> Trained:
+    """Train a model on the first images, for about `TRAINING_STEPS`."""
+    several = observed(TRAINING_IMAGES)
+    steps = math.ceil(len(several) / setting(several, epochs=1).batch_size)
+    experiment = setting(several, epochs=math.ceil(TRAINING_STEPS / steps))
+    model = Ensemble.stack(models(experiment, 0)[:1], device)
+    for _ in fitted(experiment, several, model, [np.arange(len(several))], [0]):
+        pass
+    return Trained(experiment, {k: np.repeat(v, FOLDS, 0) for k, v in model.state().items()}, images, device)
+
+
+def plain(work: Trained, batch_size: int) -> Callable[[], Tensor]:
+    """The reference; one model."""
+    batches = reference.loader(work.images.images, batch_size, shuffle=False, device=work.device)
+    return functools.partial(reference.score, work.network(0), batches, SAMPLES)
+
+
+def by_pythae(work: Trained, batch_size: int) -> Callable[[], float]:
+    """pythae on the reference's network; one model."""
+    import pythae_nll
+
+    model, x = pythae_nll.model(work.network(0)), work.x.flatten(1)
+    return lambda: pythae_nll.log_px(model, torch.bernoulli(x / 255), SAMPLES, batch_size)
+
+
+def by_memlib(
+    work: Trained, precision: str, compiled: bool, tasks: int, repeats: int
+) -> Callable[[], list[Tensor]]:
+    """Tasks side by side, each with the models of so many stacked repeats."""
+
+    def task() -> Callable[[], Tensor]:
+        model, x, noise = work.ensemble(precision, repeats), work.x, work.noise(repeats)
+        return lambda: score_images(model, x, SAMPLES, noise, compiled=compiled).log_px.cpu()
+
+    return side_by_side([task] * tasks)
+
+
+def products_alone(work: Trained, precision: str, tasks: int, repeats: int) -> Callable[[], object]:
+    """The decoder's dense products for as many samples, in blocks of as many rows as memlib takes.
+
+    On a CPU the models come one after the other, on a GPU in one batched product.
+    """
+    cuda, n = work.device.type == "cuda", len(work.images) * SAMPLES
+    params = work.ensemble(precision, repeats).params
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    stacked = [params[f"decoder.trunk.{i}.weight"].detach().to(dtype) for i in (0, 2, 4)]  # (E, in, out)
+    models = [stacked] if cuda else list(zip(*stacked, strict=True))
+    most = DEVICE_TILE // FOLDS // repeats if cuda else TILE
+    blocks = math.ceil(n * stacked[-1].shape[-1] / most)
+    rows = math.ceil(n / blocks)
+
+    def task() -> Callable[[], None]:
+        widths = [models[0][0].shape[-2], *(w.shape[-1] for w in models[0])]
+        z, *outputs = (
+            torch.rand(*models[0][0].shape[:-2], rows, width, device=work.device).to(dtype)
+            for width in widths
+        )
+
+        @torch.no_grad()
+        def multiply() -> None:
+            with products(precision, work.device):
+                for weights in models:
+                    for _ in range(blocks):
+                        h = z
+                        for w, out in zip(weights, outputs, strict=True):
+                            h = torch.matmul(h, w, out=out)
+            if cuda:
+                torch.cuda.synchronize(work.device)
+
+        return multiply
+
+    return side_by_side([task] * tasks)
+
+
+def methods(work: Trained, precisions: Sequence[str]) -> list[Method]:
+    """The reference, pythae, and memlib with the products it cannot do without."""
+    cuda, n = work.device.type == "cuda", len(work.images)
+    cores = 1 if cuda else torch.get_num_threads()
+    flops = flops_per_image(work.experiment, 1)
+    flop = flops.encode + SAMPLES * flops.decode
+    best = fastest([64, 512] if cuda else [1, 8, 64], lambda size: plain(work, size)())
+    make = functools.partial(plain, work, best)
+    rows = [Method(f"reference, batches of {best}", "float32", cores, make, n, flop)]
+    if importlib.util.find_spec("pythae"):
+        best = fastest([64, SAMPLES], lambda size: by_pythae(work, size)())
+        make = functools.partial(by_pythae, work, best)
+        rows.append(Method(f"pythae get_nll, batches of {best}", "float32", cores, make, n, flop))
+    else:
+        print("no row for pythae, which is not installed: pip install -r benchmarks/requirements.txt")
+    for precision in precisions:
+        for repeats in GROUPS if cuda else (1,):
+            ways: dict[str, Callable[[], Callable[[], object]]] = {
+                f"memlib, {name}": functools.partial(by_memlib, work, precision, compiled, cores, repeats)
+                for name, compiled in VARIANTS.items()
+            }
+            ways[PRODUCTS] = functools.partial(products_alone, work, precision, cores, repeats)
+            for name, make in ways.items():
+                title = f"{name}, {cores * repeats} x {FOLDS} models"
+                rows.append(Method(title, precision, cores, make, cores * repeats * FOLDS * n, flop))
+    return rows
+
+
+def beside_products(measured: Sequence[Measured]) -> list[str]:
+    """memlib's time over that of the products alone in the same round."""
+    lines = []
+    for i, m in enumerate(measured):
+        if m.method.name.startswith("memlib"):
+            alone = next(other for other in measured[i:] if other.method.name.startswith(PRODUCTS))
+            times = spread(a / b for a, b in zip(alone.rates, m.rates, strict=True))
+            lines.append(f"{m.method.name}, {m.method.precision} {times}")
+    return lines
+
+
+def accuracy(work: Trained, precisions: Sequence[str]) -> list[str]:
+    """|log p - log p in float64| at equal noise, where float64 is the reference's code."""
+    x, Z = work.x[:COMPARED], work.experiment.latent_dim
+    # in the order in which `score_images` draws for one batch
+    [noise] = work.noise()
+    y = perturbed(work.ensemble("float32").likelihood, x.flatten(1).expand(FOLDS, -1, -1), noise)
+    eps = draws(torch.randn, (FOLDS, len(x), SAMPLES, Z), noise).transpose(1, 2)  # (E, S, B, Z)
+
+    def by_reference(dtype: torch.dtype) -> Tensor:
+        each = [(work.network(k).to(dtype), y[k].to(dtype), eps[k].to(dtype)) for k in range(FOLDS)]
+        return torch.stack([reference.log_px(*arguments) for arguments in each])
+
+    found = {("reference", "float32"): by_reference(torch.float32)}
+    for precision in precisions:
+        for name, compiled in VARIANTS.items():
+            scored = score_images(work.ensemble(precision), x, SAMPLES, work.noise(), compiled=compiled)
+            found[f"memlib, {name}", precision] = scored.log_px
+    exact = by_reference(torch.float64)
+    errors = {names: (log_px.double() - exact).abs() for names, log_px in found.items()}
+    return [
+        f"{', '.join(names)} mean {error.mean():.2g}, largest {error.max():.2g} nats"
+        for names, error in errors.items()
+    ]
+
+
+@click.command()
+@options(images=128)
+def main(device: str | None, precisions: Sequence[str], rounds: int, count: int, path: Path | None) -> None:
+    """Compare the scoring of memlib with the paper's way."""
+    chosen, images = where(device, precisions), observed(count)
+    print(machine(chosen, precisions))
+    title = (
+        f"scoring {described(images)}, S = {SAMPLES}, {rounds} rounds of one call per method; a model "
+        f"trained for {TRAINING_STEPS} steps:\non a CPU memlib leaves out hidden units that are off in every "
+        "sample of an image, so that its speed depends on the weights; the reference has all cores"
+    )
+    print(title)
+    work = trained(images, chosen)
+    measured = measure(methods(work, precisions), rounds, chosen)
+    print(limits := limits_line(measured))
+    head, rows = report(measured, "pairs")
+    print(f"\n{table(head, rows)}\n")
+    explained = [
+        "memlib's time over that of the products alone: " + "; ".join(beside_products(measured)),
+        *notes(chosen),
+        f"errors against float64 at equal noise, {min(COMPARED, count)} images, {FOLDS} times: "
+        + "; ".join(accuracy(work, precisions)),
+    ]
+    print("\n".join(explained))
+    where_run = machine(chosen, precisions)
+    save(path, title=title, machine=where_run, limits=limits, head=head, rows=rows, notes=explained)
+
+
+if __name__ == "__main__":
+    main()

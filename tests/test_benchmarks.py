@@ -1,0 +1,233 @@
+"""The reference of the benchmarks against memlib, their measuring, and tiny runs of the scripts."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import memlib.scoring
+from memlib.ensemble import Ensemble, draws, perturbed
+from memlib.experiment import Stream
+from memlib.parallel import one_thread
+from memlib.scoring import score_images
+from memlib.training import negative_elbo
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import measure
+import on_gpu
+import reference
+import scaling
+import score
+import train
+import workload
+
+
+@pytest.fixture(autouse=True)
+def embedded_digits(monkeypatch, tmp_path):
+    monkeypatch.setenv("MEMLIB_DATA", str(tmp_path))
+
+
+def setting(count, epochs=1):
+    images = workload.observed(count)
+    return images, workload.setting(images, epochs)
+
+
+def test_loss_and_gradient_equal_those_of_memlib_at_equal_noise():
+    images, experiment = setting(64)
+    vae = workload.models(experiment, 0)[0]
+    network, ensemble = reference.Network.like(vae), Ensemble.stack([vae])
+    noise = torch.Generator().manual_seed(0)
+    y = perturbed(vae.likelihood, torch.tensor(images.images).flatten(1), noise)
+    eps = torch.randn(64, experiment.latent_dim, generator=noise)
+
+    theirs, ours = reference.loss(network, y, eps), negative_elbo(ensemble, y[None], eps[None]).sum()
+    theirs.backward()
+    ours.backward()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+    for name, p in network.named_parameters():
+        own = ensemble.params[name].grad[0]
+        torch.testing.assert_close(own if own.shape == p.shape else own.mT, p.grad, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.float64, 1e-9)])
+def test_log_p_equals_that_of_memlib_at_equal_noise(dtype, tolerance):
+    images, experiment = setting(12)
+    vaes = [vae.to(dtype) for vae in workload.models(experiment, 0)]
+    networks = [reference.Network(experiment.latent_dim).to(dtype) for _ in vaes]
+    for network, vae in zip(networks, vaes, strict=True):
+        network.load_state_dict(vae.state_dict())
+    x, E, S = torch.tensor(images.images), len(vaes), 150
+
+    def stream():
+        return experiment.torch_stream(Stream.SCORING_NOISE, 0)
+
+    scored = score_images(Ensemble.stack(vaes), x, S, [stream()]).log_px
+    noise = stream()
+    y = perturbed(vaes[0].likelihood, x.flatten(1).expand(E, -1, -1), noise, dtype)
+    eps = draws(torch.randn, (E, len(x), S, experiment.latent_dim), noise, dtype).transpose(1, 2)
+    plain = torch.stack([reference.log_px(*each) for each in zip(networks, y, eps, strict=True)])
+    assert (scored - plain).abs().mean() < tolerance
+
+
+def test_scores_with_own_noise_agree_within_the_noise():
+    """The whole way, with padded pictures, transforms and loaders."""
+    images, experiment = setting(60)
+    vae = workload.models(experiment, 0)[0]
+    torch.manual_seed(0)
+    batches = reference.loader(images.images, 16, shuffle=False)
+    plain = reference.score(reference.Network.like(vae), batches, 64)
+    noise = experiment.torch_stream(Stream.SCORING_NOISE, 0)
+    scored = score_images(Ensemble.stack([vae]), torch.tensor(images.images), 64, [noise]).log_px[0]
+    # without training all pixels have about equal probabilities, and binarization moves log p by a few nats
+    assert abs((scored - plain).mean()) < 1 and (scored - plain).abs().max() < 5
+
+
+def test_the_reference_learns_as_fast_as_memlib():
+    """Two epochs of 1200 images from equal weights; order and noise differ."""
+    images, experiment = setting(2000, epochs=2)
+    torch.manual_seed(0)
+    network = reference.Network.like(workload.models(experiment, 0)[0])
+    members = workload.training_sets(experiment, len(images), 0)[0]
+    batches = reference.loader(images.images[members], experiment.batch_size, shuffle=True)
+    optimizer = reference.adam(network, experiment.learning_rate)
+    plain = [reference.train_epoch(network, optimizer, batches) for _ in range(2)]
+    _, epochs = workload.training(experiment, images, torch.device("cpu"), "float32", [0])
+    ours = [loss[0] for _, loss in epochs]
+    assert np.mean(ours) == pytest.approx(np.mean(plain), rel=0.01)
+    assert plain[1] < 0.7 * plain[0]
+
+
+def test_pythae_agrees_within_the_noise_of_sampling():
+    pytest.importorskip("pythae")
+    import pythae_nll
+
+    images, experiment = setting(8)
+    vae = workload.models(experiment, 0)[0]
+    network = reference.Network.like(vae)
+    torch.manual_seed(0)
+    y = torch.bernoulli(torch.tensor(images.images).flatten(1) / 255)
+    theirs = pythae_nll.log_px(pythae_nll.model(network), y, 512, 128)
+    ours = memlib.scoring.log_px(Ensemble.stack([vae]), y[None], 512, torch.Generator().manual_seed(0))
+    assert theirs == pytest.approx(ours.log_px.mean().item(), abs=0.1)
+
+
+def test_rounds_are_interleaved_so_that_a_slower_machine_leaves_ratios_alone():
+    now, order = 0.0, ""
+
+    def takes(name, seconds):
+        nonlocal now, order
+        now += seconds * 2 ** (len(order) // 2)  # every round at half the speed of the one before
+        order += name
+        return name.upper()
+
+    functions = {"a": lambda: takes("a", 1), "b": lambda: takes("b", 3)}
+    calls = measure.interleaved(functions, 3, clock=lambda: now)
+    assert order == "ababab"
+    assert [call.result for call in calls["b"]] == ["B"] * 3
+    assert [call.seconds for call in calls["a"]] == [1, 2, 4]
+    ratios = (b.seconds / a.seconds for a, b in zip(calls["a"], calls["b"], strict=True))
+    assert measure.spread(ratios) == (3, 3, 3)
+
+
+def test_functions_side_by_side_live_in_processes_of_their_own():
+    def make():
+        calls = []
+
+        def function():
+            calls.append(os.getpid())
+            return calls
+
+        return function
+
+    call = measure.side_by_side([make, make])
+    call()
+    first, second = call()
+    assert first[0] == first[1] != second[0] == second[1]
+    assert os.getpid() not in first + second
+
+
+def test_spread_is_the_median_and_the_range():
+    assert measure.spread([3.0, 1.0, 8.0]) == (3.0, 1.0, 8.0)
+    assert str(measure.spread([2.0, 2.5])) == "2.25 (2-2.5)"
+
+
+def test_peak_memory_sees_what_is_freed_before_the_end():
+    device = torch.device("cpu")
+    result, peak = measure.peak_memory(lambda: torch.ones(2**24).sum().item(), device)
+    assert result == 2**24
+    assert 60 * 2**20 < peak < 200 * 2**20
+
+
+def test_fastest_takes_the_least_time():
+    assert measure.fastest([50, 1, 40], lambda milliseconds: time.sleep(milliseconds / 1e3)) == 1
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Few samples and steps; nothing is compiled, which takes longer than all the rest."""
+    for name, values in (("MODELS", (1, 2)), ("SAMPLES", (4, 8)), ("EPOCHS", (1, 2))):
+        monkeypatch.setattr(scaling, name, values)
+    monkeypatch.setattr(scaling, "BASE", scaling.Size(models=2, images=0, samples=8, epochs=1))
+    monkeypatch.setattr(score, "SAMPLES", 8)
+    monkeypatch.setattr(score, "TRAINING_STEPS", 1)
+    monkeypatch.setattr(score, "TRAINING_IMAGES", 100)
+    monkeypatch.setattr(memlib.scoring, "compiled_log_prob", lambda likelihood: likelihood.log_prob)
+    with one_thread():  # on which no processes are started
+        yield
+
+
+@pytest.mark.parametrize(
+    ("script", "rows"),
+    [
+        (train, ["reference, 1 model", "memlib, 1 repeat of 5 models"]),
+        (score, ["reference, batches of", "memlib, eager", "memlib, compiled", "the decoder's products"]),
+        (
+            scaling,
+            ["models  training, s", "images  training, s", "samples  scoring, s", "epochs  training, s"],
+        ),
+    ],
+)
+def test_a_tiny_run_prints_its_table(script, rows, tiny):
+    arguments = ["--device", "cpu", "--images", "20", "--rounds", "1"]
+    printed = CliRunner().invoke(script.main, arguments, catch_exceptions=False)
+    assert printed.exit_code == 0
+    lines = printed.output.splitlines()
+    assert "torch" in lines[0] and "float32" in lines[0] and "embedded digits" in printed.output
+    for row in rows:
+        assert any(line.startswith(row) for line in lines), row
+    assert "nan" not in printed.output
+
+
+@pytest.mark.parametrize("script", [train, score, scaling])
+def test_help_lists_the_options(script):
+    printed = CliRunner().invoke(script.main, ["--help"])
+    assert printed.exit_code == 0
+    for option in ("--device", "--precision", "--rounds", "--images", "--json"):
+        assert option in printed.output
+
+
+def test_a_precision_that_the_device_has_not_is_refused():
+    printed = CliRunner().invoke(train.main, ["--device", "cpu", "--precision", "tf32"])
+    assert printed.exit_code == 2
+    assert "tf32" in printed.output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_what_waits_for_a_gpu_says_that_there_is_none(tmp_path):
+    printed = CliRunner().invoke(on_gpu.main, ["--out", str(tmp_path / "out")])
+    assert printed.exit_code == 2
+    assert "PyTorch sees no GPU" in printed.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_small_experiment_of_both_devices_has_its_headline(tmp_path):
+    tiny = memlib.variant("digits-lr3", num_images=30, epochs=1, folds=3, repeats=2, num_samples=2)
+    found = on_gpu.headline(memlib.run(tiny, tmp_path, progress=False))
+    assert set(found) == {"median M", "0.95 quantile of M", "gap", "training loss", "test loss"}
+    assert all(np.isfinite(list(found.values())))

@@ -228,9 +228,9 @@ def measure(methods: Sequence[Method], rounds: int, device: torch.device) -> lis
 
 def report(measured: Sequence[Measured], unit: str) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table of methods; the first is the reference."""
-    head = ["method", "precision", "cores", f"{unit}/s", "of matrix-product limit"]
+    head = ["method", "precision", "cores", f"{unit}/s", "x reference", "of matrix-product limit"]
     moves_memory = any(m.method.bytes for m in measured)
-    head += ["of bandwidth (Adam)"] * moves_memory + ["peak memory", "x reference"]
+    head += ["of bandwidth (Adam)"] * moves_memory + ["peak memory"]
     rows = []
     for m in measured:
         shares = [
@@ -242,9 +242,9 @@ def report(measured: Sequence[Measured], unit: str) -> tuple[list[str], list[lis
             [
                 *(m.method.name, m.method.precision, str(m.method.threads)),
                 f"{statistics.median(m.rates):,.0f}",
+                "1" if m is measured[0] else str(ratio),
                 *shares[: 1 + moves_memory],
                 f"{m.memory / 2**20:,.0f} MiB",
-                "1" if m is measured[0] else str(ratio),
             ]
         )
     return head, rows

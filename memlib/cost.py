@@ -295,11 +295,12 @@ class Estimate:
         c = self.cost
         if not c.models:
             return "nothing is missing"
+        training, scoring = _quantity(c.training_flop, "FLOP"), _quantity(c.scoring_flop, "FLOP")
         return (
-            f"{c.models} model{'s' * (c.models > 1)}, {c.steps} steps each; "
-            f"{_quantity(c.training_flop, 'FLOP')} of training, {_quantity(c.scoring_flop, 'FLOP')} of "
-            f"scoring; {_quantity(self.memory, 'B')} of memory, {_quantity(c.result_bytes, 'B')} of results\n"
-            f"about {_duration(self.seconds)} on this machine ({self.machine}; measured now on a few steps), "
+            f"{c.models} model{'s' * (c.models > 1)}, {c.steps} steps each\n"
+            f"{training} of training, {scoring} of scoring\n"
+            f"{_quantity(self.memory, 'B')} of memory, {_quantity(c.result_bytes, 'B')} of results\n"
+            f"about {_duration(self.seconds)} here ({self.machine}; timed now on a few steps)\n"
             f"at least {_duration(self.h200_seconds)} on an H200 (data sheet)"
         )
 

@@ -10,8 +10,8 @@ class PerceptronDecoder:
     """A decoder of linear layers and ReLUs.
 
     The samples of one image lie close together in latent space. Hidden units that a ReLU leaves off in all of
-    them, in trained models about half, contribute nothing to the next layer and are left out of its product:
-    exact, up to the order of summation.
+    them, a few early in training and about half late, contribute nothing to the next layer and are left out
+    of its product: exact, up to the order of summation.
 
     Hidden layers are held transposed, (units, rows), with a last unit that is always 1, whose weight is the
     bias: so selecting units copies whole rows.

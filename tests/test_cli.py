@@ -64,8 +64,8 @@ def test_run_then_list(tmp_path):
     assert first.output.startswith("digits-lr3: images=digits, num_images=24,")
     assert f"stored in {tmp_path}" in first.output
     assert "M of 24 images at epoch 1: median " in first.output and "0.95 quantile " in first.output
-    estimate = [line for line in first.output.splitlines() if "on this machine (CPU, 1 core" in line]
-    assert "3 models, 1 steps each; " in first.output and len(estimate) == 1
+    estimate = [line for line in first.output.splitlines() if "here (CPU, 1 core" in line]
+    assert "3 models, 1 steps each\n" in first.output and len(estimate) == 1
     again = call("run digits-lr3", SMALL, root).output
     assert "nothing is missing" in again
     assert again.splitlines()[-2:] == first.output.splitlines()[-2:]

@@ -152,9 +152,10 @@ def test_an_estimate_adds_the_tasks_of_two_workers():
 def test_an_estimate_reads_well():
     e = estimate(EXPERIMENTS["mnist-lr3"], *PAPER["mnist-lr3"], device="cpu", at_once=2, measured=MEASURED)
     assert str(e).splitlines() == [
-        "101 models, 84400 steps each; 3.8 PFLOP of training, 41 PFLOP of scoring; "
+        "101 models, 84400 steps each",
+        "3.8 PFLOP of training, 41 PFLOP of scoring",
         "1.9 GB of memory, 960 MB of results",
-        "about 2.7 days on this machine (CPU, 2 cores, float32; measured now on a few steps), "
+        "about 2.7 days here (CPU, 2 cores, float32; timed now on a few steps)",
         "at least 11 min on an H200 (data sheet)",
     ]
 
@@ -165,7 +166,7 @@ def test_the_papers_experiments_have_finite_estimates(name):
         e = estimate(EXPERIMENTS[name], *PAPER[name], device="cpu", measured=MEASURED, **missing)
         for value in (e.seconds, e.memory, e.h200_seconds):
             assert math.isfinite(value) and value > 0
-        assert len(str(e).splitlines()) == 2
+        assert len(str(e).splitlines()) == 5
 
 
 def test_nothing_is_measured_when_nothing_is_missing(monkeypatch):

@@ -136,7 +136,11 @@ def test_interrupt_ends_the_kernels(tmp_path):
             "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(99)"
         ),
     )
-    call = "from memlib.book import Page, execute_pages\nexecute_pages([Page('long', 'long', None, {})], '.')"
+    # a shell that starts this in the background has interrupts ignored
+    call = (
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from memlib.book import Page, execute_pages\nexecute_pages([Page('long', 'long', None, {})], '.')"
+    )
     process = subprocess.Popen([sys.executable, "-c", call], cwd=tmp_path, stderr=subprocess.PIPE)
     _wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     kernel = int((tmp_path / "pid").read_text())

@@ -19,11 +19,10 @@ from measure import interleaved, machine, options, save, table, where
 from workload import FOLDS, described, observed, setting
 
 from memlib.data import ImageSet
-from memlib.ensemble import Ensemble
 from memlib.experiment import Stream
 from memlib.parallel import one_thread
 from memlib.scoring import score_images
-from memlib.training import fit
+from memlib.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,28 +46,11 @@ def work(
     images: ImageSet, device: torch.device, precision: str, size: Size
 ) -> dict[str, Callable[[], object]]:
     """Training, which goes on from call to call, and scoring, by models that stay as they were made."""
-    experiment = setting(images, epochs=1)
+    experiment = dataclasses.replace(setting(images, epochs=ENDLESS), precision=precision)
+    task = Task(experiment, images, device, lambda flop: None)
     x = torch.tensor(images.images[: size.images], device=device)
-
-    def ensemble() -> Ensemble:
-        parameters = experiment.torch_stream(Stream.PARAMETERS, 0)
-        return Ensemble.stack(
-            [experiment.build(1, parameters) for _ in range(size.models)], device, precision
-        )
-
-    in_training, untrained = ensemble(), ensemble()
-
-    epochs = fit(
-        in_training,
-        x,
-        [np.arange(len(x))] * size.models,
-        epochs=ENDLESS,
-        learning_rate=experiment.learning_rate,
-        batch_size=experiment.batch_size,
-        flip=experiment.flip,
-        order=[experiment.stream(Stream.ORDER, 0)],
-        noise=[experiment.torch_stream(Stream.TRAINING_NOISE, 0, device)],
-    )
+    in_training, untrained = (task.ensemble(size.models, [0]) for _ in range(2))
+    epochs = task.fit(in_training, x, [np.arange(len(x))] * size.models, [0])
 
     def train() -> None:
         for _ in range(size.epochs):

@@ -34,7 +34,7 @@ from measure import (
 )
 from numpy.typing import NDArray
 from torch import Tensor
-from workload import FOLDS, GROUPS, described, fitted, models, observed, setting
+from workload import FOLDS, GROUPS, described, observed, setting
 
 from memlib.cost import flops_per_image
 from memlib.data import ImageSet
@@ -42,6 +42,7 @@ from memlib.ensemble import Ensemble, draws, perturbed
 from memlib.experiment import Experiment, Stream
 from memlib.precision import products
 from memlib.scoring import DEVICE_TILE, TILE, score_images
+from memlib.tasks import Task
 
 SAMPLES = 256  # S
 TRAINING_STEPS, TRAINING_IMAGES = 4220, 54_000  # the paper's first evaluation, after 5 epochs
@@ -83,8 +84,9 @@ def trained(images: ImageSet, device: torch.device) -> Trained:
     several = observed(TRAINING_IMAGES)
     steps = math.ceil(len(several) / setting(several, epochs=1).batch_size)
     experiment = setting(several, epochs=math.ceil(TRAINING_STEPS / steps))
-    model = Ensemble.stack(models(experiment, 0)[:1], device)
-    for _ in fitted(experiment, several, model, [np.arange(len(several))], [0]):
+    task = Task(experiment, several, device, lambda flop: None)
+    x, model = torch.tensor(several.images, device=device), task.ensemble(1, [0])
+    for _ in task.fit(model, x, [np.arange(len(x))], [0]):
         pass
     return Trained(experiment, {k: np.repeat(v, FOLDS, 0) for k, v in model.state().items()}, images, device)
 

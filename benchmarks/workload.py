@@ -1,5 +1,6 @@
 """What the benchmarks compute: images, the paper's MNIST experiment with five folds, its models."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +14,7 @@ from memlib.ensemble import Ensemble
 from memlib.experiment import Experiment, Stream
 from memlib.memorization import fold_assignment
 from memlib.models import VAE
-from memlib.training import fit
+from memlib.tasks import Task
 
 FOLDS = 5  # K, models of a repeat
 GROUPS = (1, 10)  # repeats stacked on a GPU
@@ -54,28 +55,7 @@ def training(
     experiment: Experiment, images: ImageSet, device: torch.device, precision: str, repeats: Sequence[int]
 ) -> tuple[Ensemble, Iterator[tuple[int, NDArray[np.float64]]]]:
     """Repeats stacked into one ensemble, and the generator of its epochs."""
-    model = Ensemble.stack([vae for r in repeats for vae in models(experiment, r)], device, precision)
+    task = Task(dataclasses.replace(experiment, precision=precision), images, device, lambda flop: None)
+    x, model = torch.tensor(images.images, device=device), task.ensemble(FOLDS, repeats)
     sets = [members for r in repeats for members in training_sets(experiment, len(images), r)]
-    return model, fitted(experiment, images, model, sets, repeats)
-
-
-def fitted(
-    experiment: Experiment,
-    images: ImageSet,
-    model: Ensemble,
-    sets: Sequence[NDArray[np.int64]],
-    repeats: Sequence[int],
-) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """The epochs of training a model of these repeats on its training sets."""
-    device = model.device
-    return fit(
-        model,
-        torch.tensor(images.images, device=device),
-        sets,
-        epochs=experiment.epochs,
-        learning_rate=experiment.learning_rate,
-        batch_size=experiment.batch_size,
-        flip=experiment.flip,
-        order=[experiment.stream(Stream.ORDER, r) for r in repeats],
-        noise=[experiment.torch_stream(Stream.TRAINING_NOISE, r, device) for r in repeats],
-    )
+    return model, task.fit(model, x, sets, repeats)

@@ -16,7 +16,7 @@ from memlib.experiment import Experiment
 from memlib.models import SIDE
 from memlib.parallel import one_thread
 from memlib.precision import check_precision, products
-from memlib.scoring import DEVICE_TILE, NOISE, TILE, score_images
+from memlib.scoring import BATCH, DEVICE_TILE, NOISE, TILE, score_images
 from memlib.training import fit
 
 # NVIDIA's data sheet of the H200: FLOP/s by precision, without sparsity, and B/s of its memory.
@@ -25,7 +25,6 @@ H200_BANDWIDTH = 4.8e12
 ADAM_BYTES = 28  # per parameter and step: reads p, g, m, v and writes p, m, v, all float32
 STATE_BYTES = 16  # per parameter: p, g, m, v
 TRIAL_FLOP = 2e9  # of the first steps of a probe: a tenth of a second on a slow core
-MOST_IMAGES = 512  # of a batch of `score_images`
 PROBE_SECONDS = 0.6  # for training, and again for scoring
 
 
@@ -128,7 +127,7 @@ def cost(
 
     def memory(copies: int, tile: int) -> int:
         decoded = max(tile, models * pixels) // pixels * flops.outputs
-        drawn = at_once * max(NOISE, K * S * experiment.latent_dim) + models * MOST_IMAGES * pixels
+        drawn = at_once * max(NOISE, K * S * experiment.latent_dim) + models * BATCH * pixels
         training, scoring = 3 * models * B * flops.outputs, decoded + 4 * drawn + models * flops.parameters
         # a recorded training step keeps its buffers while a GPU scores
         buffers = training + scoring if tile == DEVICE_TILE else max(training, scoring)
@@ -246,7 +245,7 @@ def _measure(e: Experiment, channels: int, device: torch.device, batch: int, mod
     flops, cuda, rng = flops_per_image(e, channels), device.type == "cuda", np.random.default_rng(0)
     vae = e.build(channels, torch.Generator().manual_seed(0))
     steps = 7 if cuda else 4  # of which three count; on a GPU three run as they are, and one is recorded
-    shape = (max(MOST_IMAGES, steps * batch), channels, SIDE, SIDE)
+    shape = (max(BATCH, steps * batch), channels, SIDE, SIDE)
     images = torch.tensor(rng.integers(0, 256, shape, dtype=np.uint8), device=device)
 
     noise = [torch.Generator(device) for _ in range(max(1, models // e.folds))]
@@ -267,7 +266,7 @@ def _measure(e: Experiment, channels: int, device: torch.device, batch: int, mod
     model = Ensemble.stack([vae] * (models if cuda else 1), device, e.precision)
     flop = PROBE_SECONDS / 4 / training * flops.train / len(model)  # of a call, if as fast as training
     S = int(np.clip(flop / flops.decode, 1, e.num_samples))
-    x = images[: int(np.clip(flop / (flops.encode + S * flops.decode), 1, MOST_IMAGES))]
+    x = images[: int(np.clip(flop / (flops.encode + S * flops.decode), 1, BATCH))]
     seconds = _median_seconds(lambda: score_images(model, x, S, noise), device, PROBE_SECONDS)
     scale = (flops.encode + e.num_samples * flops.decode) / (flops.encode + S * flops.decode)
     return [training, full if cuda else training, seconds / (len(model) * len(x)) * scale]

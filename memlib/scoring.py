@@ -17,6 +17,7 @@ from memlib.training import Tick
 # Decoder outputs (E * B * S * D) held at once: in float32 1 MiB, half of one core's second-level cache.
 TILE = 2**18
 DEVICE_TILE = 2**27  # the same on a GPU: 512 MiB
+BATCH = 512  # images of which noise is drawn at once, at most
 NOISE = 2**22  # latent noise (K * B * S * Z) of a repeat drawn at once; another value gives other scores
 
 
@@ -183,12 +184,11 @@ def score_images(
     E, Z, device = len(model), model.latent_dim, images.device
     K = E if isinstance(noise, torch.Generator) else E // len(noise)
     log_prob = compiled_log_prob(model.likelihood) if compiled else model.likelihood.log_prob
-    apart = device.type == "cpu"
-    models: list[LatentVariableModel] = (
-        [_One(vae, num_samples) for vae in model.unstack()] if apart else [model]
-    )
+    models: list[LatentVariableModel] = [model]
+    if device.type == "cpu":
+        models = [_One(vae, num_samples) for vae in model.unstack()]
     parts = []
-    for x in images.split(max(1, min(512, NOISE // (K * num_samples * Z)))):
+    for x in images.split(max(1, min(BATCH, NOISE // (K * num_samples * Z)))):
         y = perturbed(model.likelihood, x.flatten(1).expand(E, -1, -1), noise, model.dtype)
         eps = draws(torch.randn, (*y.shape[:2], num_samples, Z), noise, model.dtype)
         with products(model.precision, device):

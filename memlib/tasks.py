@@ -19,9 +19,7 @@ from memlib.scoring import LogProb, score_images
 from memlib.training import Tick, fit, mean_loss
 
 PARAMETER = "parameter."  # prefix of a model's parameters among the arrays of its file
-COMPILED_OUTPUTS = (
-    2e10  # decoder outputs of a repeat from which on compiling, which takes half a minute, pays
-)
+COMPILED_OUTPUTS = 2e10  # decoder outputs of a repeat from which on half a minute of compiling pays
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Task:
         outputs = pairs * e.num_samples * math.prod(self.images.images.shape[1:])
         return outputs > COMPILED_OUTPUTS and compiler_works(self.device)
 
-    def _ensemble(self, count: int, repeats: Sequence[int | None]) -> Ensemble:
+    def ensemble(self, count: int, repeats: Sequence[int | None]) -> Ensemble:
         """Fresh models, `count` per repeat."""
         e, models = self.experiment, []
         for repeat in repeats:
@@ -59,13 +57,14 @@ class Task:
     def _noise(self, purpose: Stream, repeats: Sequence[int | None]) -> list[torch.Generator]:
         return [self.experiment.torch_stream(purpose, repeat, self.device) for repeat in repeats]
 
-    def _fit(
+    def fit(
         self,
         model: Ensemble,
         x: torch.Tensor,
-        training_sets: list[NDArray[np.int64]],
+        training_sets: Sequence[NDArray[np.int64]],
         repeats: Sequence[int | None],
     ) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Train the models of some repeats on their training sets among `x`; see `memlib.training.fit`."""
         e = self.experiment
         flop = flops_per_image(e, self.images.channels).train
         return fit(
@@ -100,11 +99,11 @@ class Task:
         e, n, K = self.experiment, len(self.images), self.experiment.folds
         folds = [fold_assignment(n, K, e.stream(Stream.FOLDS, repeat)) for repeat in repeats]
         x = torch.tensor(self.images.images, device=self.device)
-        model = self._ensemble(K, repeats)
+        model = self.ensemble(K, repeats)
         noise = self._noise(Stream.SCORING_NOISE, repeats)
         losses, log_px, ess = [], [], []
         training_sets = [np.flatnonzero(fold_of != k) for fold_of in folds for k in range(K)]
-        for epoch, loss in self._fit(model, x, training_sets, repeats):
+        for epoch, loss in self.fit(model, x, training_sets, repeats):
             losses.append(loss)
             if epoch in e.evaluated_epochs:
                 scored = self._score(model, x, noise)
@@ -135,11 +134,11 @@ class Task:
             label of the training images, its parameters.
         """
         x, held = (torch.tensor(s.images, device=self.device) for s in (self.images, validation))
-        model = self._ensemble(1, [None])
+        model = self.ensemble(1, [None])
         [noise] = self._noise(Stream.SCORING_NOISE, [None])
         flops = flops_per_image(self.experiment, self.images.channels)
         train_loss, test_loss = [], []
-        for _, loss in self._fit(model, x, [np.arange(len(x))], [None]):
+        for _, loss in self.fit(model, x, [np.arange(len(x))], [None]):
             train_loss.append(loss[0])
             test_loss.append(mean_loss(model, held, noise)[0])
             self.tick(len(held) * (flops.encode + flops.decode))

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memlib.ensemble import Ensemble, Streams, draws, flipped, perturbed
+from memlib.ensemble import Ensemble, draws, flipped, perturbed
 from memlib.precision import products
 
 Tick = Callable[[int], object]  # is told how many image-model pairs have been done since the last call
@@ -58,10 +58,12 @@ class _Replayed:
 
     WARM_UP = 3
 
-    def __init__(self, function: Callable[[Tensor], None], streams: Streams, device: torch.device):
+    def __init__(
+        self, function: Callable[[Tensor], None], generators: Sequence[torch.Generator], device: torch.device
+    ):
         self._function, self._calls = function, {}
         self._side, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
-        self._generators = [streams] if isinstance(streams, torch.Generator) else list(streams)
+        self._generators = generators
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
     def __call__(self, batch: Tensor) -> None:

@@ -26,3 +26,9 @@ def mnist_root() -> Path:
     if root and os.environ.get("CI"):
         pytest.fail(f"MEMLIB_DATA is {root}, but MNIST is not in it")
     pytest.skip("MNIST is not in MEMLIB_DATA")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked gpu say that they were skipped where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")

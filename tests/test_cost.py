@@ -209,7 +209,6 @@ def test_a_probe_measures_every_part(experiment):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_probe_on_a_gpu_stacks_repeats():
     found = probe(dataclasses.replace(TINY, precision="tf32"), 31, 1, device="cuda", at_once=2)
     assert min(found.training, found.full, found.scoring) > 0 and found.machine.endswith("tf32")

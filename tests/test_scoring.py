@@ -260,7 +260,6 @@ def test_scored_pairs_are_reported():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("architecture", "likelihood", "channels"), KINDS)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_gpu_scores_as_the_cpu_does(architecture, likelihood, channels, compiled):

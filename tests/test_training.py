@@ -225,7 +225,6 @@ def test_bfloat16_training_stays_close_to_float32_and_keeps_float32_parameters()
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 @pytest.mark.parametrize("architecture", ["mlp", "conv"])
 def test_a_recorded_step_is_the_step(architecture, precision, monkeypatch):
@@ -249,7 +248,6 @@ def test_a_recorded_step_is_the_step(architecture, precision, monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("architecture", ["mlp", "conv"])
 def test_recorded_steps_train_as_steps_on_the_cpu(architecture):
     """Same order and initial weights; the noise differs between devices, so only losses are compared."""

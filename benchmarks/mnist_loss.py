@@ -16,7 +16,7 @@ import memlib
 from memlib.device import choose_device
 from memlib.ensemble import Ensemble
 from memlib.experiment import Stream
-from memlib.training import fit, mean_loss
+from memlib.training import adam, fit, mean_loss
 
 
 @click.command()
@@ -41,10 +41,10 @@ def main(epochs: int, learning_rate: float, device: str | None) -> None:
     started = time.perf_counter()
     for epoch, loss in fit(
         ensemble,
+        adam(ensemble, learning_rate),
         train,
         [np.arange(len(train))],
-        epochs=epochs,
-        learning_rate=learning_rate,
+        epochs=range(1, epochs + 1),
         batch_size=experiment.batch_size,
         flip=experiment.flip,
         order=[experiment.stream(Stream.ORDER)],

@@ -50,7 +50,7 @@ def work(
     task = Task(experiment, images, device, lambda flop: None)
     x = torch.tensor(images.images[: size.images], device=device)
     in_training, untrained = (task.ensemble(size.models, [0]) for _ in range(2))
-    epochs = task.fit(in_training, x, [np.arange(len(x))] * size.models, [0])
+    epochs = task.fit(task.start(in_training, [0]), x, [np.arange(len(x))] * size.models)
 
     def train() -> None:
         for _ in range(size.epochs):

@@ -86,7 +86,7 @@ def trained(images: ImageSet, device: torch.device) -> Trained:
     experiment = setting(several, epochs=math.ceil(TRAINING_STEPS / steps))
     task = Task(experiment, several, device, lambda flop: None)
     x, model = torch.tensor(several.images, device=device), task.ensemble(1, [0])
-    for _ in task.fit(model, x, [np.arange(len(x))], [0]):
+    for _ in task.fit(task.start(model, [0]), x, [np.arange(len(x))]):
         pass
     return Trained(experiment, {k: np.repeat(v, FOLDS, 0) for k, v in model.state().items()}, images, device)
 

@@ -58,4 +58,4 @@ def training(
     task = Task(dataclasses.replace(experiment, precision=precision), images, device, lambda flop: None)
     x, model = torch.tensor(images.images, device=device), task.ensemble(FOLDS, repeats)
     sets = [members for r in repeats for members in training_sets(experiment, len(images), r)]
-    return model, task.fit(model, x, sets, repeats)
+    return model, task.fit(task.start(model, repeats), x, sets)

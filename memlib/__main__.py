@@ -1,6 +1,8 @@
-"""Command line: run experiments, list what is stored, build the book, show which data sets are there."""
+"""Command line: run experiments, list and check what is stored, build the book, show the data sets."""
 
+import contextlib
 import dataclasses
+import errno
 import signal
 import sys
 import time
@@ -12,30 +14,44 @@ import click
 import numpy as np
 
 import memlib
-from memlib import book, data, store
+from memlib import book, data, inventory
+from memlib.cluster import ClusterError, connect
 from memlib.experiment import EXPERIMENTS, Experiment
+from memlib.inventory import Stored
+from memlib.memorization import least_observations
 from memlib.pages import ROOT, SIZES
+
+# What a file system refuses, which is no defect: permission, space, quota, writing at all.
+_OUTSIDE = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class _Commands(click.Group):
-    """Bad input, reported by memlib as an exception, becomes one message and exit status 2."""
+    """Bad input, and what a file system refuses, become one message and exit status 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        except (ValueError, FileNotFoundError, FloatingPointError, ClusterError) as error:
             if not _raised_here(error.__traceback__):
                 raise
-            failure = click.ClickException(str(error))
-            failure.exit_code = 2
-            raise failure from error
+            raise _failure(error) from error
+        except OSError as error:
+            if error.errno not in _OUTSIDE:
+                raise
+            raise _failure(error) from error
+
+
+def _failure(error: Exception) -> click.ClickException:
+    failure = click.ClickException(str(error))
+    failure.exit_code = 2
+    return failure
 
 
 def _raised_here(trace: TracebackType | None) -> bool:
-    """Whether memlib itself raised; one out of a library is a defect and keeps its traceback."""
+    """Whether memlib itself raised, on whatever machine; one out of a library is a defect and is shown."""
     while trace and trace.tb_next:
         trace = trace.tb_next
-    return trace is not None and Path(trace.tb_frame.f_code.co_filename).parent == Path(__file__).parent
+    return trace is not None and Path(trace.tb_frame.f_code.co_filename).parent.name == "memlib"
 
 
 @click.group(
@@ -72,24 +88,43 @@ def _fields(command: Any) -> Any:
 @_fields
 @_ROOT
 @click.option("--device", help="cpu, cuda or cuda:N [default: $MEMLIB_DEVICE, else a GPU where there is one]")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="compute on the workers of a Dask scheduler, such as tcp://host:8786",
+)
 @click.option("--quiet", is_flag=True, help="no progress bars")
-def run(experiment: str, root: Path | None, device: str | None, quiet: bool, **fields: Any) -> None:
+def run(
+    experiment: str,
+    root: Path | None,
+    device: str | None,
+    scheduler: str | None,
+    quiet: bool,
+    **fields: Any,
+) -> None:
     """Train and score what is missing of EXPERIMENT.
 
     Prints first what that costs, then where the result is stored, and the median and the 0.95 quantile of M
-    at the last epoch. An option changes a field of the experiment; `memlib list` shows the experiments.
+    at the last epoch. A run that was stopped goes on where it was. An option changes a field of the
+    experiment; `memlib list` shows the experiments. With --scheduler the results folder must be one that all
+    machines share, and MEMLIB_DATA and MEMLIB_DEVICE are those of the workers.
     """
     changes = {name: value for name, value in fields.items() if value is not None}
     chosen = memlib.variant(experiment, **changes)
     click.echo(f"{experiment}: {_shown(dataclasses.asdict(chosen))}")
-    click.echo(str(memlib.remaining(chosen, root=root, device=device)))
-    result = memlib.run(chosen, root=root, device=device, progress=not quiet)
+    with connect(scheduler) if scheduler else contextlib.nullcontext() as executor:
+        if not scheduler:
+            click.echo(str(memlib.remaining(chosen, root=root, device=device)))
+        result = memlib.run(chosen, root=root, executor=executor, device=device, progress=not quiet)
     M = memlib.memorization(result).M[-1]  # (observation,)
     click.echo(f"stored in {result.attrs['folder']}")
-    click.echo(
-        f"M of {M.size} images at epoch {int(M.epoch)}: median {float(M.median()):.2f}, "
-        f"0.95 quantile {float(np.quantile(M, 0.95)):.2f} nats"
-    )
+    levels = {"median": 0.5, "0.95 quantile": 0.95}
+    shown = [
+        f"{name} {float(np.quantile(M, level)):.2f}"
+        for name, level in levels.items()
+        if M.size >= least_observations(level)
+    ]
+    click.echo(f"M of {M.size} images at epoch {int(M.epoch)}: {', '.join(shown)} nats")
 
 
 def _shown(fields: dict[str, Any]) -> str:
@@ -99,24 +134,47 @@ def _shown(fields: dict[str, Any]) -> str:
 @main.command(name="list")
 @_ROOT
 def list_(root: Path | None) -> None:
-    """List the experiments and what is stored."""
-    stored = store.list_results(root)
+    """List the experiments and what is stored, with the progress of each."""
+    stored = inventory.list_results(root)
     lines: dict[str, list[str]] = {name: [] for name in EXPERIMENTS}
     variants = []
-    damaged = [record["damaged"] for record in stored if record["damaged"]]
-    for record in (record for record in stored if record["request"]):
-        name, changes = _recognize(record["request"])
-        size, age = _size(record["bytes"]), _age(time.time() - record["modified"])
+    for found in (found for found in stored if found.request):
+        name, changes = _recognize(found.request | {"images": found.images})
         if changes:
-            repeats = f"{record['repeats']} repeat{'s' if record['repeats'] != 1 else ''}"
-            variants.append(f"{name} with {_shown(changes)}: {repeats}, {size}, {age}")
+            variants.append(f"{name} with {_shown(changes)}: {_state(found)}")
         else:
-            asked = EXPERIMENTS[name].repeats
-            lines[name].append(f"{record['repeats']}/{asked} repeats, {size}, {age}")
-    for name, found in lines.items():
-        click.echo(f"{name:<12} {'; '.join(found) or '-'}")
-    for line in variants + damaged:
+            lines[name].append(_state(found, EXPERIMENTS[name].repeats))
+    for name, states in lines.items():
+        click.echo(f"{name:<12} {'; '.join(states) or '-'}")
+    for line in variants + [problem for found in stored for problem in found.problems]:
         click.echo(line)
+
+
+def _state(found: Stored, asked: int | None = None) -> str:
+    """Progress, size and age of a folder of results."""
+    if asked:
+        parts = [f"{found.repeats}/{asked} repeats"]
+    else:
+        parts = [f"{found.repeats} repeat{'s' if found.repeats != 1 else ''}"]
+    if epochs := sorted({*found.begun.values()}):
+        span = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+        parts.append(f"{len(found.begun)} begun (epoch {span} of {found.request['epochs']})")
+    if found.running:
+        parts.append(f"{len(found.running)} running")
+    return ", ".join([*parts, _size(found.bytes), _age(time.time() - found.modified)])
+
+
+@main.command()
+@_ROOT
+def verify(root: Path | None) -> None:
+    """Read every stored file whole and name those that cannot be used; exit status 1 if there are any."""
+    problems = [problem for _, problem in inventory.verify(root)]
+    wrong = [problem for problem in problems if problem]
+    for problem in wrong:
+        click.echo(problem)
+    click.echo(f"{len(problems)} files, {f'{len(wrong)} of them unusable' if wrong else 'all whole'}")
+    if wrong:
+        sys.exit(1)
 
 
 def _recognize(request: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -14,8 +14,10 @@ import xarray as xr
 
 from memlib.data import nearest
 from memlib.experiment import EXPERIMENTS
+from memlib.memorization import least_observations
 
 PAPER_IMAGES = {"mnist": 60_000, "cifar10": 50_000, "celeba": 162_770}  # training images in the paper
+FEWEST_IMAGES = least_observations(0.95)  # chapters call the top 5 % of the images highly memorized
 _TYPES = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 _RECORD = "application/papermill.record/text/plain"
 
@@ -38,7 +40,7 @@ def check_parameters(**minimum: int) -> None:
         if declared := declared_parameters(source):
             check_values(declared, injected, "this notebook")
             for name, least in minimum.items():
-                if injected.get(name, least) < least:
+                if not injected.get(name, least) >= least:  # so that NaN is none
                     raise ValueError(f"this notebook: {name} is {injected[name]}; allowed: {least} or more")
             return
         # Papermill puts its cell directly behind the parameters; a later run by hand may come in between.
@@ -75,6 +77,8 @@ def describe(result: xr.Dataset) -> pd.DataFrame:
     here["device"] = ", ".join(sorted({run["device"] for run in runs}))
     seconds = sum(run["seconds"] for run in runs)
     here["computed"] = f"{max(run['finished'] for run in runs)[:10]}, in {seconds:.0f} s"
+    if resumed := sum(len(run["resumed"]) for run in runs):
+        here["computed"] += f", resumed {resumed} times from a checkpoint"
     versions = {f"memlib {run['memlib']}, torch {run['torch'].partition('+')[0]}" for run in runs}
     here["versions"] = "; ".join(sorted(versions))
     table = {"this page": here}
@@ -170,7 +174,7 @@ def _literal(node: ast.expr) -> Any:
 
 
 def check_values(declared: Mapping[str, str], given: Mapping[str, Any], where: str) -> None:
-    """Refuse given values whose name is not declared, or whose type is another than declared.
+    """Refuse given values whose name is not declared, whose type is another, and too small `num_images`.
 
     Raises:
         ValueError: saying where, which one, and what is allowed.
@@ -183,3 +187,8 @@ def check_values(declared: Mapping[str, str], given: Mapping[str, Any], where: s
         if types and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
             kind = type(value).__name__
             raise ValueError(f"{where}: {name} is {value!r} ({kind}); allowed: {declared[name]}")
+    if 0 < given.get("num_images", 0) < FEWEST_IMAGES:
+        raise ValueError(
+            f"{where}: num_images is {given['num_images']}; allowed: 0 for all, or at least {FEWEST_IMAGES}, "
+            "of which one is in the top 5 %"
+        )

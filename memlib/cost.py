@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,8 @@ from memlib.models import SIDE
 from memlib.parallel import one_thread
 from memlib.precision import check_precision, products
 from memlib.scoring import BATCH, DEVICE_TILE, NOISE, TILE, score_images
-from memlib.training import fit
+from memlib.store import Member
+from memlib.training import adam, fit
 
 # NVIDIA's data sheet of the H200: FLOP/s by precision, without sparsity, and B/s of its memory.
 H200_FLOPS = {"float32": 67e12, "tf32": 495e12, "bfloat16": 989e12}
@@ -90,8 +91,7 @@ def cost(
     n: int,
     channels: int,
     validation_images: int,
-    repeats_missing: int | None = None,
-    full_missing: bool = True,
+    missing: Mapping[Member, int] | None = None,
     at_once: int = 1,
 ) -> Cost:
     """Count what the missing part of an experiment costs; measures nothing.
@@ -103,26 +103,31 @@ def cost(
     Args:
         n: training images, of `channels` 1 or 3.
         validation_images: on which the model of all images is evaluated after every epoch.
-        repeats_missing: repeats to compute, by default all.
-        full_missing: whether the model of all images is to be computed.
+        missing: repeats to compute, and None for the model of all images, each with the epochs that it has
+            behind it; by default all from the start.
         at_once: repeats at a time, tasks side by side on a CPU or stacked into one on a GPU.
 
     Raises:
-        ValueError: fewer images than folds, other channels, or a count outside what is possible.
+        ValueError: fewer images than folds, other channels, or a number outside what is possible.
     """
     K, S, B, epochs = experiment.folds, experiment.num_samples, experiment.batch_size, experiment.epochs
-    repeats = experiment.repeats if repeats_missing is None else repeats_missing
+    missing = dict.fromkeys([None, *range(experiment.repeats)], 0) if missing is None else missing
+    begun = [done for member, done in missing.items() if member is not None]
     _check("n", n, K)
-    _check("repeats_missing", repeats, 0, experiment.repeats)
+    _check("number of repeats", len(begun), 0, experiment.repeats)
+    _check("epochs that are done", max(missing.values(), default=0), 0, epochs)
     _check("validation_images", validation_images, 0)
     _check("at_once", at_once, 1)
     flops, pixels = flops_per_image(experiment, channels), channels * SIDE**2
     size = n - math.ceil(n / K)  # of the smallest training set, which sets the number of steps
-    steps, full_steps = epochs * math.ceil(size / B), epochs * math.ceil(n / B)
-    optimizer_steps = repeats * K * steps + full_missing * full_steps
-    training_passes = epochs * (repeats * K * size + full_missing * n)
-    loss_passes = full_missing * epochs * validation_images
+    steps, full_steps = math.ceil(size / B), math.ceil(n / B)  # of an epoch
+    repeat_epochs = sum(epochs - done for done in begun)
+    full_epochs = epochs - missing[None] if None in missing else 0
+    training_passes = repeat_epochs * K * size + full_epochs * n
+    loss_passes = full_epochs * validation_images
+    optimizer_steps = repeat_epochs * K * steps + full_epochs * full_steps
     pairs = len(experiment.evaluated_epochs) * K * n  # of a repeat
+    scored_pairs = sum(epoch > done for done in begun for epoch in experiment.evaluated_epochs) * K * n
     models = at_once * K
 
     def memory(copies: int, tile: int) -> int:
@@ -135,16 +140,16 @@ def cost(
         return (1 + copies) * n * pixels + held + 4 * buffers
 
     return Cost(
-        models=repeats * K + full_missing,
-        steps=steps if repeats else full_missing * full_steps,
+        models=len(begun) * K + (None in missing),
+        steps=epochs * (steps if begun else full_steps * (None in missing)),
         optimizer_steps=optimizer_steps,
         training_passes=training_passes,
-        scored_pairs=repeats * pairs,
+        scored_pairs=scored_pairs,
         training_flop=training_passes * flops.train + loss_passes * (flops.encode + flops.decode),
-        scoring_flop=repeats * pairs * (flops.encode + S * flops.decode),
+        scoring_flop=scored_pairs * (flops.encode + S * flops.decode),
         adam_bytes=ADAM_BYTES * flops.parameters * optimizer_steps,
         parameters=flops.parameters,
-        result_bytes=8 * repeats * pairs,
+        result_bytes=8 * len(begun) * pairs,
         cpu_memory=max(memory(at_once, at_once * TILE), 2 * 8 * experiment.repeats * pairs),
         gpu_memory=memory(1, DEVICE_TILE),
     )
@@ -253,8 +258,9 @@ def _measure(e: Experiment, channels: int, device: torch.device, batch: int, mod
     def pass_seconds(count: int, size: int, noise: list[torch.Generator]) -> float:
         model, ends = Ensemble.stack([vae] * count, device, e.precision), []
         sets, streams = [np.arange(steps * size)] * count, {"order": [rng] * len(noise), "noise": noise}
-        settings = {"epochs": 1, "learning_rate": 1e-4, "batch_size": size, "flip": e.flip}
-        next(fit(model, images, sets, **settings, **streams, tick=lambda _: ends.append(_now(device))))
+        settings = {"epochs": [1], "batch_size": size, "flip": e.flip}
+        optimizer, tick = adam(model, 1e-4), lambda count: ends.append(_now(device))
+        next(fit(model, optimizer, images, sets, **settings, **streams, tick=tick))
         return np.median(np.diff(ends[-4:])) / (count * size)
 
     trial = batch if cuda else int(np.clip(TRIAL_FLOP / flops.train, 1, batch))
@@ -322,8 +328,7 @@ def estimate(
     validation_images: int,
     *,
     device: str | None = None,
-    repeats_missing: int | None = None,
-    full_missing: bool = True,
+    missing: Mapping[Member, int] | None = None,
     at_once: int | None = None,
     measured: Probe | None = None,
 ) -> Estimate:
@@ -339,14 +344,19 @@ def estimate(
     """
     where, flops = choose_device(device), flops_per_image(experiment, channels)
     cuda, peak = where.type == "cuda", H200_FLOPS[experiment.precision]
-    repeats = experiment.repeats if repeats_missing is None else repeats_missing
-    tasks = repeats if cuda else repeats + full_missing
+    missing = dict.fromkeys([None, *range(experiment.repeats)], 0) if missing is None else missing
+    tasks = len(missing) - (cuda and None in missing)
     at_once = max(1, min(tasks, at_once or (tasks if cuda else torch.get_num_threads())))
-    c = cost(experiment, n, channels, validation_images, repeats, full_missing, at_once)
+    sizes = n, channels, validation_images
+    c = cost(experiment, *sizes, missing, at_once)
     m = measured or (probe(experiment, n, channels, str(where), at_once) if c.models else Probe(0, 0, 0, ""))
-    passes = c.training_passes - full_missing * experiment.epochs * n  # of repeats
-    full = m.full * (c.training_flop / flops.train - passes)  # losses included
-    repeat = (m.training * passes + m.scoring * c.scored_pairs) / max(repeats, 1)
-    seconds = makespan([full, *[repeat] * repeats], 1 if cuda else at_once)
+
+    def seconds(member: Member, done: int) -> float:
+        own = cost(experiment, *sizes, {member: done})
+        if member is None:
+            return m.full * own.training_flop / flops.train  # losses included
+        return m.training * own.training_passes + m.scoring * own.scored_pairs
+
+    last = makespan([seconds(*begun) for begun in missing.items()], 1 if cuda else at_once)
     h200_seconds = max(c.training_flop / peak, c.adam_bytes / H200_BANDWIDTH) + c.scoring_flop / peak
-    return Estimate(c, seconds, c.gpu_memory if cuda else c.cpu_memory, m.machine, h200_seconds)
+    return Estimate(c, last, c.gpu_memory if cuda else c.cpu_memory, m.machine, h200_seconds)

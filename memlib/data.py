@@ -160,12 +160,13 @@ def load_images(name: str, split: str = "train", root: str | os.PathLike[str] | 
             what is missing (`celeba` needs the package gdown).
 
     Raises:
-        ValueError: Unknown name or split; damaged files; files that cannot be read as images, by name.
+        ValueError: Unknown name or split; a data folder that is a file; damaged files; files that cannot be
+            read as images, by name.
         FileNotFoundError: Files missing that cannot be downloaded; a folder missing or without images.
 
     Source: van den Burg & Williams (2021), supplement B (mnist, cifar10, celeba).
     """
-    if name.startswith("folder:") and name != "folder:":
+    if isinstance(name, str) and name.startswith("folder:") and name != "folder:":
         return _load_folder(Path(name.removeprefix("folder:")).expanduser().resolve(), split)
     _check_known(name, (*DATASETS, "folder:PATH"), "data set")
     _check_known(split, SPLITS[name], f"split of {name}")
@@ -183,14 +184,15 @@ def availability(root: str | os.PathLike[str] | None = None) -> dict[str, str]:
     """Where each of `DATASETS` is, one line of text per name; reads no image and uses no network.
 
     Args:
-        root: data folder, as in `load_images`.
+        root: data folder, as in `load_images`; ValueError where it is a file.
 
     >>> availability()["digits"]
     'bundled with scikit-learn'
     """
-    lines = dict.fromkeys(DATASETS, "bundled with scikit-learn")
+    lines, folder = dict.fromkeys(DATASETS, "bundled with scikit-learn"), data_root(root)
+    _check_folder(folder)
     for name, files in _FILES.items():
-        paths = [data_root(root) / file for file in files]
+        paths = [folder / file for file in files]
         place = f"found in {paths[0].parent}"
         found = all(path.exists() for path in paths)
         lines[name] = place if found else f"not {place}: memlib downloads it on first use"
@@ -295,6 +297,7 @@ def _crop_face(image: Image.Image) -> Image.Image:
 
 def _ensure_files(name: str, root: Path) -> None:
     """Download what is missing; FileNotFoundError where that fails, ValueError for damaged files."""
+    _check_folder(root)
     files = {root / file: md5 for file, md5 in _FILES[name].items()}
     if not all(path.exists() for path in files):
         from torchvision import datasets
@@ -325,6 +328,13 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "memlib" / "data"
     chosen = root if root is not None else os.environ.get("MEMLIB_DATA") or cache
     return Path(chosen).expanduser().absolute()
+
+
+def _check_folder(root: Path) -> None:
+    if root.is_file():
+        raise ValueError(
+            f"the data folder is {str(root)!r}, which is a file; allowed: a folder, or a new name"
+        )
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ LOG = logging.getLogger("memlib")
 
 def check_device(name: str) -> None:
     """ValueError for what names no device anywhere; whether a GPU is there depends on the machine."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+    if not isinstance(name, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ValueError(f"device is {name!r}; allowed: cpu, cuda, cuda:N with N = 0, 1, ...")
 
 
@@ -22,7 +22,8 @@ def choose_device(device: str | None = None) -> torch.device:
     Raises:
         ValueError: an unknown device, or a GPU asked for that is not there.
     """
-    name = device or os.environ.get("MEMLIB_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    name = os.environ.get("MEMLIB_DEVICE") or default if device is None else device
     check_device(name)
     kind, _, index = name.partition(":")
     if kind == "cuda" and not torch.cuda.is_available():

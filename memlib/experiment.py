@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -26,6 +26,11 @@ class Stream(IntEnum):
     SAMPLES = 6
 
 
+def _check_known(kind: str, name: str, known: list[str]) -> None:
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}{nearest(name, known)}; allowed: {', '.join(known)}")
+
+
 def _option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
@@ -38,7 +43,7 @@ class Experiment:
     that does not enter a repeat's result, so that more repeats can be added to those that are stored.
 
     Raises:
-        ValueError: a field outside its allowed values, named with what is allowed.
+        ValueError: an unknown field, or one outside its allowed values, named with what is allowed.
     """
 
     images: str = _option("digits", "data set: digits, patches, mnist, cifar10, celeba or folder:PATH")
@@ -62,13 +67,19 @@ class Experiment:
     repeats: int = _option(4, "repeats with new folds, L")
     seed: int = _option(0, "seed of all random streams")
 
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        # before __init__, which would refuse an unknown field without a hint at the nearest
+        for name in given:
+            _check_known("field", name, [f.name for f in dataclasses.fields(cls)])
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value, kind = getattr(self, f.name), type(f.default)
             if kind is float and type(value) is int:
                 object.__setattr__(self, f.name, value := float(value))
             if type(value) is not kind:
-                raise ValueError(f"{f.name} is {value!r}, a {type(value).__name__}; allowed: {kind.__name__}")
+                raise ValueError(f"{f.name} is {value!r} ({type(value).__name__}); allowed: {kind.__name__}")
         for names, least in (
             (("num_images", "seed"), 0),
             (("latent_dim", "width", "batch_size", "epochs", "score_every", "num_samples", "repeats"), 1),
@@ -113,7 +124,7 @@ class Experiment:
         if max(self.num_images, self.folds) > n:
             raise ValueError(
                 f"num_images is {self.num_images} and folds is {self.folds}; "
-                f"{self.images} has {n} training images"
+                f"{self.images} has {n} training images, the most allowed for both"
             )
         if self.num_images in (0, n):
             return images
@@ -170,13 +181,5 @@ def variant(name: str, **changes: Any) -> Experiment:
     Raises:
         ValueError: an unknown name or field (the nearest valid one is named), or a value that is not allowed.
     """
-    for kind, given, known in (
-        ("experiment", [name], list(EXPERIMENTS)),
-        ("field", list(changes), [f.name for f in dataclasses.fields(Experiment)]),
-    ):
-        for word in given:
-            if word not in known:
-                raise ValueError(
-                    f"unknown {kind} {word!r}{nearest(word, known)}; allowed: {', '.join(known)}"
-                )
+    _check_known("experiment", name, list(EXPERIMENTS))
     return dataclasses.replace(EXPERIMENTS[name], **changes)

@@ -29,7 +29,8 @@ def list_split(
     paths, labels, classes = listings[split]
     for part, (_, _, others) in listings.items():
         if others != classes:
-            raise ValueError(f"classes differ: {classes} in {parts[split]}, {others} in {parts[part]}")
+            both = f"{classes} in {parts[split]}, {others} in {parts[part]}"
+            raise ValueError(f"classes differ: {both}; allowed: the same in every split")
     return paths, labels, classes, [file for files, _, _ in listings.values() for file in files]
 
 

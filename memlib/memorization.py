@@ -8,11 +8,14 @@ with $f_l(i)$ the fold of observation i in repeat l and $p_{lk}$ the model train
 Source: van den Burg & Williams (2021), eqs. (2), (3) and the K-fold estimator of section 3.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+
+_DIMS = {"log_px": ("epoch", "repeat", "fold", "observation"), "fold_of": ("repeat", "observation")}
 
 
 class Scores(NamedTuple):
@@ -81,30 +84,43 @@ def memorization_scores(log_px: NDArray[np.floating], fold_of: NDArray[np.intege
         fold_of: fold of every observation in every repeat, 0..K-1, (L, n).
 
     Raises:
-        ValueError: shapes that do not fit, a fold outside 0..K-1, a log-probability that is NaN or +inf.
+        ValueError: shapes that do not fit, no observations, folds that are no integers or outside 0..K-1,
+            log-probabilities that are no numbers, NaN or +inf.
 
     Source: eq. (3) and the K-fold estimator of section 3; Efron & Stein (1981) for the jackknife.
     """
-    log_px, fold_of = np.asarray(log_px, dtype=np.float64), np.asarray(fold_of)
-    if log_px.ndim < 3 or fold_of.shape != (log_px.shape[-3], log_px.shape[-1]):
-        raise ValueError(
-            f"log_px has shape {log_px.shape} and fold_of {fold_of.shape}; allowed: (..., L, K, n) and (L, n)"
-        )
-    L, K, _ = log_px.shape[-3:]
-    if K < 2:
-        raise ValueError(f"log_px has {K} fold; allowed: 2 or more")
-    if fold_of.min() < 0 or fold_of.max() >= K:
-        raise ValueError(f"fold_of has values {fold_of.min()}..{fold_of.max()}; allowed: 0..{K - 1}")
-    if np.isnan(log_px).any() or np.isposinf(log_px).any():
-        raise ValueError("log_px holds NaN or +inf; allowed: finite numbers and -inf")
+    log_px, fold_of = np.asarray(log_px), np.asarray(fold_of)
+    _check(log_px, fold_of)
+    log_px = log_px.astype(np.float64, copy=False)
+    nan, inf = np.isnan(log_px).sum(), np.isposinf(log_px).sum()
+    if nan or inf:
+        raise ValueError(f"log_px is NaN {nan} times and +inf {inf} times; allowed: finite numbers and -inf")
 
-    held_out = fold_of[:, None, :] == np.arange(K)[:, None]  # (L, K, n)
+    held_out = fold_of[:, None, :] == np.arange(log_px.shape[-2])[:, None]  # (L, K, n)
     # one logarithm of a mean per repeat; repeats have equal counts, so their means average
     seen = log_mean_exp(log_px, -2, where=~held_out)  # (..., L, n)
     left = log_mean_exp(log_px, -2, where=held_out)  # (..., L, n)
     U, V = log_mean_exp(seen, -2), log_mean_exp(left, -2)
     gap = log_px.mean(-2, where=~held_out) - log_px.mean(-2, where=held_out)  # (..., L, n)
     return Scores(U, V, U - V, _jackknife(seen, left), gap)
+
+
+def _check(log_px: NDArray, fold_of: NDArray) -> None:
+    if log_px.dtype.kind not in "iuf":
+        raise ValueError(f"log_px has type {log_px.dtype}; allowed: numbers")
+    if fold_of.dtype.kind not in "iu":
+        raise ValueError(f"fold_of has type {fold_of.dtype}; allowed: integers")
+    if log_px.ndim < 3 or fold_of.shape != (log_px.shape[-3], log_px.shape[-1]):
+        raise ValueError(
+            f"log_px has shape {log_px.shape} and fold_of {fold_of.shape}; allowed: (..., L, K, n) and (L, n)"
+        )
+    if log_px.size == 0:
+        raise ValueError(f"log_px has shape {log_px.shape}; allowed: at least one of each")
+    K = log_px.shape[-2]
+    if K < 2:
+        raise ValueError(f"log_px has {K} fold; allowed: 2 or more")
+    if fold_of.min() < 0 or fold_of.max() >= K:
+        raise ValueError(f"fold_of has values {fold_of.min()}..{fold_of.max()}; allowed: 0..{K - 1}")
 
 
 def _jackknife(seen: NDArray[np.float64], left: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -116,17 +132,40 @@ def _jackknife(seen: NDArray[np.float64], left: NDArray[np.float64]) -> NDArray[
     return np.sqrt((L - 1) * without.var(axis=0))
 
 
+def least_observations(quantile: float) -> int:
+    """The fewest observations that have a quantile in 0..1: one in as many lies beyond it.
+
+    >>> least_observations(0.95), least_observations(0.999), least_observations(0.5)
+    (20, 1000, 2)
+    """
+    beyond = min(quantile, 1 - quantile)
+    return math.ceil(round(1 / beyond, 6)) if beyond else 1  # 0 and 1: the extremes themselves
+
+
 def highly_memorized(M: NDArray[np.float64], quantile: float = 0.95) -> NDArray[np.bool_]:
     """Observations with M above its own quantile, (n,): the paper's "highly memorized" (top 5 %).
 
     Raises:
-        ValueError: `quantile` outside (0, 1).
+        ValueError: `quantile` outside (0, 1), too few observations to have it, NaN, or so many infinite
+            scores that it is none itself.
     """
     if not 0 < quantile < 1:
         raise ValueError(f"quantile is {quantile}; allowed: between 0 and 1")
-    if np.isnan(M).any():
-        raise ValueError("M holds NaN; allowed: numbers that have an order")
-    return M > np.quantile(M, quantile)
+    shape, least = np.shape(M), least_observations(quantile)
+    if len(shape) != 1:
+        raise ValueError(f"M has shape {shape}; allowed: (n,)")
+    if shape[0] < least:
+        raise ValueError(f"M has {shape[0]} observations; allowed: {least} or more for a {quantile} quantile")
+    if nan := np.isnan(M).sum():
+        raise ValueError(f"M is NaN {nan} times; allowed: numbers that have an order")
+    with np.errstate(invalid="ignore"):
+        threshold = np.quantile(M, quantile)
+    if not np.isfinite(threshold):
+        raise ValueError(
+            f"M is infinite {np.isinf(M).sum()} times among {shape[0]}; allowed: so few that its {quantile} "
+            "quantile is finite"
+        )
+    return M > threshold
 
 
 def exchanged(result: xr.Dataset, seed: int = 0) -> xr.Dataset:
@@ -145,10 +184,11 @@ def exchanged(result: xr.Dataset, seed: int = 0) -> xr.Dataset:
         `log_px` with one fold less, and `fold_of`, for `memorization`.
 
     Raises:
-        ValueError: fewer than three folds.
+        ValueError: fewer than three folds, a seed below 0, or arrays that `memorization` refuses.
     """
-    log_px = result.log_px.transpose("epoch", "repeat", "fold", "observation")
-    fold_of = result.fold_of.transpose("repeat", "observation").values
+    log_px, fold_of = _arrays(result)
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; allowed: 0 or more")
     K = log_px.sizes["fold"]
     if K < 3:
         raise ValueError(
@@ -175,9 +215,11 @@ def memorization(result: xr.Dataset) -> xr.Dataset:
     Returns:
         `U`, `V`, `M`, `M_se` (epoch, observation) and `gap` (epoch, repeat, observation), in nats; see
         `Scores`.
+
+    Raises:
+        ValueError: one of the two is missing or has other dimensions, or what `memorization_scores` refuses.
     """
-    log_px = result.log_px.transpose("epoch", "repeat", "fold", "observation")
-    fold_of = result.fold_of.transpose("repeat", "observation").values
+    log_px, fold_of = _arrays(result)
     # epoch by epoch: float64 copies of all epochs at once would be the largest array of a big run
     scores = [memorization_scores(at_epoch.values, fold_of) for at_epoch in log_px]
     columns = dict(zip(Scores._fields, map(np.stack, zip(*scores, strict=True)), strict=True))
@@ -188,3 +230,21 @@ def memorization(result: xr.Dataset) -> xr.Dataset:
     for variable in scored.data_vars.values():
         variable.attrs["units"] = "nats"
     return scored
+
+
+def _arrays(result: xr.Dataset) -> tuple[xr.DataArray, NDArray[np.integer]]:
+    """`log_px` and `fold_of` with their dimensions in order, and shapes and folds that fit."""
+    if not isinstance(result, xr.Dataset):
+        kind = type(result).__name__
+        raise ValueError(
+            f"the result is of type {kind}; allowed: an xarray.Dataset with {' and '.join(_DIMS)}"
+        )
+    for name, dims in _DIMS.items():
+        if name not in result:
+            there = ", ".join(sorted(map(str, result.data_vars))) or "none"
+            raise ValueError(f"the result has no variable {name!r}; it has {there}")
+        if set(given := result[name].dims) != set(dims):
+            raise ValueError(f"{name} has dimensions {given}; allowed: {dims}, in any order")
+    log_px, fold_of = (result[name].transpose(*dims) for name, dims in _DIMS.items())
+    _check(log_px.values, fold_of.values)
+    return log_px, fold_of.values

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,27 +53,24 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
         book_dir: the folder of the notebooks and of params/.
 
     Raises:
-        ValueError: an unknown size, or an unknown experiment, chapter or parameter in its file.
-        FileNotFoundError: a notebook that pages.yaml names is missing.
+        ValueError: an unknown size, a file of params/ that is not what it should be, or an unknown
+            experiment, chapter or parameter in it, named with the file.
+        FileNotFoundError: a file of params/, or a notebook that pages.yaml names, is missing.
     """
     if size not in SIZES:
         raise ValueError(f"size is {size!r}{nearest(size, SIZES)}; allowed: {', '.join(SIZES)}")
     book_dir = Path(book_dir)
-    listed = yaml.safe_load((book_dir / "params" / "pages.yaml").read_text("utf-8"))
+    listed = _read_yaml(book_dir / "params" / "pages.yaml", chapters=list, templates=list, experiments=dict)
     file = book_dir / "params" / f"{size}.yaml"
-    settings = yaml.safe_load(file.read_text("utf-8")) or {}
-    experiments = {name: given or {} for name, given in (settings.get("experiments") or {}).items()}
-    chapters = {name: given or {} for name, given in (settings.get("chapters") or {}).items()}
-    for kind, names, known in (
-        ("section", settings, ("experiments", "chapters")),
+    settings = _read_yaml(file, experiments=dict, chapters=dict)
+    experiments, chapters = settings["experiments"], settings["chapters"]
+    for kind, given, known in (
         ("chapter", chapters, (*listed["chapters"], *listed["templates"])),
         ("experiment", experiments, (*listed["experiments"], *EXPERIMENTS)),
     ):
-        for name in names:
-            if name not in known:
-                allowed = ", ".join(dict.fromkeys(known))
-                hint = nearest(name, known)
-                raise ValueError(f"{file.name}: unknown {kind} {name!r}{hint}; allowed: {allowed}")
+        _check_known(file, kind, given, known)
+        for name, parameters in given.items():
+            given[name] = _checked(file, name, parameters, dict)
 
     pages = []
     for notebook in (*listed["templates"], *listed["chapters"]):
@@ -97,6 +94,54 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
     return pages
 
 
+def _read_yaml(file: Path, **sections: type) -> dict[str, Any]:
+    """The sections of a file, each of its type and empty where the file has nothing for it."""
+    try:
+        text = file.read_text("utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {file}") from None
+    try:
+        content = yaml.load(text, _UniqueKeys)
+    except yaml.MarkedYAMLError as error:
+        line, column = error.problem_mark.line + 1, error.problem_mark.column + 1
+        where = f"{file.name}, line {line}, column {column}"
+        raise ValueError(f"{where}: not valid YAML, {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file.name}: not valid YAML, {error}") from error
+    content = _checked(file, "the file", content, dict)
+    _check_known(file, "section", content, tuple(sections))
+    return {name: _checked(file, name, content.get(name), kind) for name, kind in sections.items()}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Where YAML lets the last of two equal keys win, one of them is a mistake."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node, names = super().compose_mapping_node(anchor), set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in names:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} comes twice", problem_mark=key.start_mark)
+            names.add(key.value)
+        return node
+
+
+def _checked(file: Path, name: Any, value: Any, kind: type) -> Any:
+    """A value of the type, empty for nothing; ValueError for another."""
+    if value is not None and not isinstance(value, kind):
+        allowed = {dict: "names with values, as in `name: value`", list: "a list, as in `[one, two]`"}[kind]
+        raise ValueError(f"{file.name}: {name} is {value!r} ({type(value).__name__}); allowed: {allowed}")
+    return kind() if value is None else value
+
+
+def _check_known(file: Path, kind: str, names: Iterable[Any], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            allowed = ", ".join(dict.fromkeys(known))
+            raise ValueError(
+                f"{file.name}: unknown {kind} {name!r}{nearest(name, known)}; allowed: {allowed}"
+            )
+
+
 def _titled(heading: str, experiment: str) -> str:
     return f"{heading} ({experiment})" if heading.endswith("?") else f"{heading}: {experiment}"
 
@@ -110,6 +155,8 @@ def _read(path: Path) -> NotebookNode:
         return nbformat.read(path, 4)
     except FileNotFoundError:
         raise FileNotFoundError(f"no notebook {path}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not a notebook: {error}") from error
 
 
 HEADING = re.compile(r"^# +(.+?) *$", re.MULTILINE)

@@ -5,6 +5,7 @@ there are. Threads would hinder each other at Python's lock.
 """
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from loky import ProcessPoolExecutor
 from loky.backend import get_context
 
 REPORT_SECONDS = 0.2  # between reports of a process
+PARENT_SECONDS = 0.5  # between looks whether the process that started this one still lives
 # Read when a process starts. The C library of Linux otherwise hands large arrays back to the system as soon
 # as they are free, and getting their memory again takes a quarter of a training step.
 ENVIRONMENT = {
@@ -46,9 +48,17 @@ _queue: Any = None  # to the process that started this one
 _unsent, _sent = 0.0, 0.0
 
 
-def _connect(queue: Any) -> None:
+def _connect(queue: Any, parent: int) -> None:
     global _queue
     _queue = queue
+    threading.Thread(target=_end_with, args=[parent], daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process, whatever it does, soon after the one that started it: killed, that one cannot."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os._exit(1)
 
 
 def report(count: float, last: bool = False) -> None:
@@ -81,7 +91,7 @@ def processes(
         while (count := queue.get()) is not None:
             progress(count)
 
-    pool = ProcessPoolExecutor(workers, env=ENVIRONMENT, initializer=_connect, initargs=(queue,))
+    pool = ProcessPoolExecutor(workers, env=ENVIRONMENT, initializer=_connect, initargs=(queue, os.getpid()))
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     try:

@@ -46,11 +46,12 @@ def standard_error(ess: Tensor, num_samples: int) -> Tensor:
 
     Args:
         ess: effective sample size, any shape (tensor or array).
-        num_samples: S, the number of samples behind it.
+        num_samples: S, the number of samples behind it; for a single one the result is NaN.
 
     Source: Kong (1992); first order, too small where ESS is a few samples only.
     """
-    return (1 / ess - 1 / num_samples).clip(min=0) ** 0.5
+    error = (1 / ess - 1 / num_samples).clip(min=0) ** 0.5
+    return error if num_samples > 1 else error * math.nan
 
 
 @functools.cache

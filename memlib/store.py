@@ -1,8 +1,9 @@
 """Results on disk: one atomic file per finished repeat, assembled into an `xarray.Dataset`.
 
-A file is an uncompressed .npz that carries its own record (JSON): the request that it answers, field by
-field, how it was computed, and the names of its arrays. Results live in the folder given, else in
-$MEMLIB_RESULTS, else in `results/` of the checkout that memlib runs from, else in the user's cache folder.
+A file is an uncompressed .npz that carries its own record (JSON): its name, the request that it answers,
+field by field, how it was computed, and the SHA-256 of every array. Checkpoints of unfinished repeats are
+such files in a folder of their own. Results live in the folder given, else in $MEMLIB_RESULTS, else in
+`results/` of the checkout that memlib runs from, else in the user's cache folder.
 """
 
 import contextlib
@@ -11,6 +12,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import socket
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -26,47 +29,104 @@ RESULT_VERSION = 2  # to be raised whenever the same request gives other numbers
 RECORD = "record"
 
 Record = dict[str, Any]
+Member = int | None  # a repeat, or None for the model of all images
 
 
 class StoreError(ValueError):
-    """A stored file that cannot be used for the request: damaged, or the answer to another one."""
+    """A stored file or folder that cannot be used for the request."""
+
+
+class DamagedError(StoreError):
+    """A stored file that is truncated or altered."""
 
 
 def results_root(root: str | Path | None = None) -> Path:
-    """The folder that holds all results; see the module's first lines."""
-    if root is not None:
-        return Path(root).expanduser()
-    if variable := os.environ.get("MEMLIB_RESULTS"):
-        return Path(variable).expanduser()
+    """The folder that holds all results; see the module's first lines.
+
+    Raises:
+        StoreError: it is a file, or inside of one.
+    """
     checkout = Path(__file__).resolve().parents[1]
-    if (checkout / "_toc.yml").is_file():
+    if root is not None:
+        chosen, origin = Path(root), "the results folder"
+    elif variable := os.environ.get("MEMLIB_RESULTS"):
+        chosen, origin = Path(variable), "MEMLIB_RESULTS"
+    elif (checkout / "_toc.yml").is_file():
         return checkout / "results"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "memlib" / "results"
+    else:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "memlib" / "results"
+    chosen = chosen.expanduser()
+    if file := next((place for place in (chosen, *chosen.parents) if place.is_file()), None):
+        which = "which is a file" if file == chosen else f"but {str(file)!r} is a file"
+        raise StoreError(f"{origin} is {str(chosen)!r}, {which}; allowed: a folder, or a new name")
+    return chosen
 
 
 def result_folder(root: str | Path | None, request: Mapping[str, Any]) -> Path:
     """Where the answer to a request lives: named by the data set and the hash of all fields."""
     digest = hashlib.sha256(json.dumps(dict(request), sort_keys=True).encode()).hexdigest()
-    return results_root(root) / f"{str(request['images']).partition(':')[0]}-{digest[:12]}"
+    return results_root(root) / f"{request['images']}-{digest[:12]}"
 
 
-def member_path(folder: Path, repeat: int | None) -> Path:
-    """The file of a repeat, or with None that of the model trained on all images."""
-    return folder / ("full.npz" if repeat is None else f"repeat-{repeat:03d}.npz")
+def member_path(folder: Path, member: Member) -> Path:
+    """The file of a finished repeat, or with None that of the model trained on all images."""
+    return folder / ("full.npz" if member is None else f"repeat-{member:03d}.npz")
+
+
+def checkpoint_path(folder: Path, member: Member, epoch: int) -> Path:
+    """The file of an unfinished one after that epoch."""
+    return folder / "checkpoints" / f"{member_path(folder, member).stem}-epoch-{epoch:06d}.npz"
+
+
+def checkpoint_epochs(folder: Path, member: Member) -> list[int]:
+    """The epochs of a member's checkpoints, newest first."""
+    stem = member_path(folder, member).stem
+    found = (re.fullmatch(rf"{stem}-epoch-(\d+)\.npz", p.name) for p in folder.glob("checkpoints/*.npz"))
+    return sorted((int(match[1]) for match in found if match), reverse=True)
 
 
 def write(path: Path, arrays: Mapping[str, NDArray], record: Record) -> None:
-    """Write arrays and their record so that the file is there whole or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    record = np.array(json.dumps(record | {"arrays": sorted(arrays)}))
+    """Write arrays and their record so that the file is there whole or not at all.
+
+    What a process that was killed left of a file goes when a file of that name is written again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f"{path.name}.*.part"):
+        left.unlink(missing_ok=True)
+    # the name is this process's own, on whatever machine that shares the folder
+    part = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.part")
+    hashes = {}
     try:
         with part.open("wb") as file:
-            np.savez(file, allow_pickle=False, **{RECORD: record}, **arrays)
+            with zipfile.ZipFile(file, "w") as archive:
+                for name, array in arrays.items():
+                    content = _serialized(array)
+                    hashes[name] = hashlib.sha256(content).hexdigest()
+                    archive.writestr(f"{name}.npy", content)
+                record = record | {"file": path.name, "arrays": hashes}
+                archive.writestr(f"{RECORD}.npy", _serialized(np.array(json.dumps(record))))
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        _sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _serialized(array: NDArray) -> memoryview:
+    content = io.BytesIO()
+    np.lib.format.write_array(content, np.asanyarray(array), allow_pickle=False)
+    return content.getbuffer()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name survive a crash of the machine, where folders can be synced: not everywhere."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 # What zipfile and numpy raise on altered content: flipped bits make members encrypted, compressed, misplaced.
@@ -82,32 +142,41 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
         # Seeking to a place that a damaged file names fails with EINVAL, decompressing without a number.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise StoreError(
+        raise DamagedError(
             f"{path} is damaged ({error}); delete it, and the next run computes it again"
         ) from error
 
 
-def _array(file: zipfile.ZipFile, name: str) -> NDArray:
+def _array(file: zipfile.ZipFile, name: str, sha256: str | None = None) -> NDArray:
     # The member as a whole, which verifies its checksum; numpy reads as far as the shape in its header says.
-    content = io.BytesIO(file.read(f"{name}.npy"))
-    return np.lib.format.read_array(content, allow_pickle=False)
+    content = file.read(f"{name}.npy")
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"array {name} is not the one that was written")
+    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
 
 
 def read_record(path: Path) -> Record:
     """The record of a stored file.
 
     Raises:
-        StoreError: the file is damaged.
+        StoreError: the file is damaged, from another version of memlib, or has got another file's name.
     """
     with _open(path) as file:
-        return json.loads(str(_array(file, RECORD)[()]))
+        record = json.loads(str(_array(file, RECORD)[()]))
+    if not isinstance(record.get("arrays"), dict):
+        raise StoreError(
+            f"{path} was written by an earlier version of memlib; delete it, and it is made again"
+        )
+    if record["file"] != path.name:
+        raise StoreError(f"{path} was written as {record['file']}; give it that name again, or delete it")
+    return record
 
 
 def check(path: Path, request: Mapping[str, Any]) -> Record:
     """The record of a stored file, if it answers the request.
 
     Raises:
-        StoreError: the file is damaged, or a field of its record differs from the request (both values are
+        StoreError: as `read_record`, or a field of its record differs from the request (both values are
             named).
     """
     record = read_record(path)
@@ -125,20 +194,29 @@ def read(path: Path, request: Mapping[str, Any]) -> tuple[dict[str, NDArray], Re
     """All arrays of a stored file and its record; raises like `check`. Verifies names and checksums."""
     record = check(path, request)
     with _open(path) as file:
-        names = sorted({name.removesuffix(".npy") for name in file.namelist()} - {RECORD})
-        if names != record.get("arrays", names):
-            raise ValueError(f"its arrays are {', '.join(names)} instead of {', '.join(record['arrays'])}")
-        return {name: _array(file, name) for name in names}, record
+        names, hashes = {name.removesuffix(".npy") for name in file.namelist()} - {RECORD}, record["arrays"]
+        if names != hashes.keys():
+            raise ValueError(
+                f"its arrays are {', '.join(sorted(names))} instead of {', '.join(sorted(hashes))}"
+            )
+        return {name: _array(file, name, sha256) for name, sha256 in hashes.items()}, record
+
+
+def lock_path(path: Path) -> Path:
+    """The file that a `claim` of the work behind `path` locks."""
+    return path.with_suffix(".lock")
 
 
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[bool]:
     """Claim the work behind `path` among processes; yields whether it was free.
 
-    The operating system frees the lock when its holder ends, however it ends.
+    The operating system frees the lock when its holder ends, however it ends. On a file system without locks
+    the claim is the file itself, which a holder that is killed leaves behind: a process on the same machine
+    takes it over, elsewhere it has to be deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_suffix(".lock"))
+    lock = FileLock(lock_path(path))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -194,32 +272,3 @@ def assemble(folder: Path, repeats: int, request: Mapping[str, Any]) -> xr.Datas
     for name in ("log_px", "fold_loss", "train_loss", "test_loss"):
         result[name].attrs["units"] = "nats"
     return result
-
-
-def list_results(root: str | Path | None = None) -> list[Record]:
-    """What is stored, by experiment: folder, request, repeats, full, bytes, modified (Unix time), damaged.
-
-    `damaged` says which files' records cannot be read, empty if none; `request` is None where none can be.
-    """
-    found = []
-    for folder in sorted(p for p in results_root(root).glob("*") if p.is_dir()):
-        requests, damaged = {}, []
-        for file in sorted(folder.glob("*.npz")):
-            try:
-                requests[file] = read_record(file)["request"]
-            except StoreError as error:
-                damaged.append((file, str(error)))
-        files = [*requests, *(file for file, _ in damaged)]
-        if files:
-            found.append(
-                {
-                    "folder": str(folder),
-                    "request": next(iter(requests.values()), None),
-                    "repeats": sum(f.name.startswith("repeat-") for f in requests),
-                    "full": (folder / "full.npz") in requests,
-                    "bytes": sum(f.stat().st_size for f in files),
-                    "modified": max(f.stat().st_mtime for f in files),
-                    "damaged": "; ".join(message for _, message in damaged),
-                }
-            )
-    return found

@@ -2,24 +2,46 @@
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from memlib.cost import flops_per_image
+from memlib.checkpoints import Checkpoints, Progress
+from memlib.cost import Flops, flops_per_image
 from memlib.data import ImageSet
 from memlib.device import compiler_works
 from memlib.ensemble import Ensemble, sample
 from memlib.experiment import Experiment, Stream
 from memlib.memorization import fold_assignment
-from memlib.scoring import LogProb, score_images
-from memlib.training import Tick, fit, mean_loss
+from memlib.scoring import score_images
+from memlib.store import Member
+from memlib.training import Tick, adam, fit, mean_loss
 
 PARAMETER = "parameter."  # prefix of a model's parameters among the arrays of its file
 COMPILED_OUTPUTS = 2e10  # decoder outputs of a repeat from which on half a minute of compiling pays
+CHECKPOINT_SECONDS = 300  # after which the next epoch ends with a checkpoint even where none is evaluated
+NOISE = (Stream.TRAINING_NOISE, Stream.SCORING_NOISE)  # random streams that advance while models train
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task has of one member.
+
+    Attributes:
+        arrays: its results; incomplete where it diverged.
+        diverged: when and why it stopped before the end, empty if it did not.
+        seconds: of all sittings.
+        resumed: the epochs at which the later ones went on.
+    """
+
+    arrays: dict[str, NDArray]
+    diverged: str
+    seconds: float
+    resumed: list[int]
 
 
 @dataclass(frozen=True)
@@ -31,12 +53,14 @@ class Task:
         images: the training images.
         device: where.
         tick: called with the FLOP done.
+        checkpoints: from which it goes on, and which it writes; without them it starts anew.
     """
 
     experiment: Experiment
     images: ImageSet
     device: torch.device
     tick: Tick
+    checkpoints: Checkpoints | None = None
 
     @functools.cached_property
     def compiled(self) -> bool:
@@ -46,108 +70,162 @@ class Task:
         outputs = pairs * e.num_samples * math.prod(self.images.images.shape[1:])
         return outputs > COMPILED_OUTPUTS and compiler_works(self.device)
 
-    def ensemble(self, count: int, repeats: Sequence[int | None]) -> Ensemble:
-        """Fresh models, `count` per repeat."""
+    @functools.cached_property
+    def _flops(self) -> Flops:
+        return flops_per_image(self.experiment, self.images.channels)
+
+    @functools.cached_property
+    def _score_flop(self) -> int:
+        return self._flops.encode + self.experiment.num_samples * self._flops.decode
+
+    def ensemble(self, count: int, members: Sequence[Member]) -> Ensemble:
+        """Fresh models, `count` per member."""
         e, models = self.experiment, []
-        for repeat in repeats:
-            parameters = e.torch_stream(Stream.PARAMETERS, repeat)
+        for member in members:
+            parameters = e.torch_stream(Stream.PARAMETERS, member)
             models += [e.build(self.images.channels, parameters) for _ in range(count)]
         return Ensemble.stack(models, self.device, e.precision)
 
-    def _noise(self, purpose: Stream, repeats: Sequence[int | None]) -> list[torch.Generator]:
-        return [self.experiment.torch_stream(purpose, repeat, self.device) for repeat in repeats]
+    def _noise(self, purpose: Stream, members: Sequence[Member]) -> list[torch.Generator]:
+        return [self.experiment.torch_stream(purpose, member, self.device) for member in members]
+
+    def start(self, model: Ensemble, members: Sequence[Member]) -> Progress:
+        """The beginning of the training of some members' models."""
+        e = self.experiment
+        noise = {purpose.name: self._noise(purpose, members) for purpose in NOISE}
+        order = [e.stream(Stream.ORDER, member) for member in members]
+        return Progress(model, adam(model, e.learning_rate), order, noise)
 
     def fit(
-        self,
-        model: Ensemble,
-        x: torch.Tensor,
-        training_sets: Sequence[NDArray[np.int64]],
-        repeats: Sequence[int | None],
+        self, progress: Progress, x: torch.Tensor, training_sets: Sequence[NDArray[np.int64]]
     ) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """Train the models of some repeats on their training sets among `x`; see `memlib.training.fit`."""
+        """Train on from `progress`, on the models' training sets among `x`; see `memlib.training.fit`."""
         e = self.experiment
-        flop = flops_per_image(e, self.images.channels).train
         return fit(
-            model,
+            progress.model,
+            progress.optimizer,
             x,
             training_sets,
-            epochs=e.epochs,
-            learning_rate=e.learning_rate,
+            epochs=range(progress.epoch + 1, e.epochs + 1),
             batch_size=e.batch_size,
             flip=e.flip,
-            order=[e.stream(Stream.ORDER, repeat) for repeat in repeats],
-            noise=self._noise(Stream.TRAINING_NOISE, repeats),
-            tick=lambda count: self.tick(count * flop),
+            order=progress.order,
+            noise=progress.noise[Stream.TRAINING_NOISE.name],
+            tick=lambda count: self.tick(count * self._flops.train),
         )
 
-    def _score(self, model: Ensemble, x: torch.Tensor, noise: list[torch.Generator]) -> LogProb:
-        e, flops = self.experiment, flops_per_image(self.experiment, self.images.channels)
-        flop = flops.encode + e.num_samples * flops.decode
-        return score_images(
-            model, x, e.num_samples, noise, self.compiled, tick=lambda count: self.tick(count * flop)
-        )
+    def _train(
+        self,
+        members: Sequence[Member],
+        training_sets: Sequence[NDArray[np.int64]],
+        evaluate: Callable[[Progress, torch.Tensor], None],
+        epoch_flop: int,
+    ) -> tuple[Progress, list[str]]:
+        """Train the members' models with checkpoints; a member that diverges stops, and the others go on.
 
-    def train_repeats(self, repeats: Sequence[int]) -> list[dict[str, NDArray]]:
+        Args:
+            evaluate: records what the epoch that is finished asks for.
+            epoch_flop: of training, and of what `evaluate` does after every epoch.
+
+        Returns:
+            The state at the end, and for every member why it diverged, empty if it did not.
+        """
+        started, saved = time.perf_counter(), time.monotonic()
+        x = torch.tensor(self.images.images, device=self.device)
+        progress = self.start(self.ensemble(len(training_sets) // len(members), members), members)
+        if self.checkpoints:
+            self.checkpoints.resume(members, progress)
+            self._tick_done(progress, epoch_flop)
+        before, diverged = progress.seconds, [""] * len(members)
+        for epoch, loss in self.fit(progress, x, training_sets):
+            progress.epoch = epoch
+            progress.record(loss=loss)
+            evaluate(progress, x)
+            diverged = [old or self._divergence(progress, i) for i, old in enumerate(diverged)]
+            progress.seconds = before + time.perf_counter() - started
+            if all(diverged):
+                break
+            due = epoch in self.experiment.evaluated_epochs or time.monotonic() - saved > CHECKPOINT_SECONDS
+            if self.checkpoints and due and epoch < self.experiment.epochs:
+                for i, member in enumerate(members):
+                    if not diverged[i]:
+                        self.checkpoints.write(member, progress, i)
+                saved = time.monotonic()
+        return progress, diverged
+
+    def _tick_done(self, progress: Progress, epoch_flop: int) -> None:
+        """Count what a checkpoint holds as done."""
+        scored = sum(log_px.size for log_px in progress.recorded.get("log_px", []))
+        self.tick(progress.epoch * epoch_flop + scored * self._score_flop)
+
+    def _tick_pairs(self, count: int) -> None:
+        self.tick(count * self._score_flop)
+
+    def _divergence(self, progress: Progress, i: int) -> str:
+        """What is not a number of what was recorded last of member i; empty if everything is."""
+        entries = progress.latest(i)
+        loss = entries.pop("loss")
+        if bad := int((~np.isfinite(loss)).sum()):
+            what = f"the loss of {bad} of {len(loss)} models is not finite"
+        elif names := [name for name, entry in entries.items() if np.isnan(entry).any()]:
+            what = f"{names[0]} is not a number"
+        else:
+            return ""
+        return f"epoch {progress.epoch} at learning_rate {self.experiment.learning_rate}: {what}"
+
+    def train_repeats(self, repeats: Sequence[int]) -> list[Outcome]:
         """Train the models of some repeats side by side; score all images under each at the evaluated epochs.
 
         Returns:
-            For every repeat its arrays: log_px and ess (epoch, fold, observation), epoch, fold_of, fold_loss.
-
-        Raises:
-            FloatingPointError: training diverged, or a score is not a number.
+            Of every repeat the arrays log_px and ess (epoch, fold, observation), epoch, fold_of, fold_loss.
         """
         e, n, K = self.experiment, len(self.images), self.experiment.folds
         folds = [fold_assignment(n, K, e.stream(Stream.FOLDS, repeat)) for repeat in repeats]
-        x = torch.tensor(self.images.images, device=self.device)
-        model = self.ensemble(K, repeats)
-        noise = self._noise(Stream.SCORING_NOISE, repeats)
-        losses, log_px, ess = [], [], []
         training_sets = [np.flatnonzero(fold_of != k) for fold_of in folds for k in range(K)]
-        for epoch, loss in self.fit(model, x, training_sets, repeats):
-            losses.append(loss)
-            if epoch in e.evaluated_epochs:
-                scored = self._score(model, x, noise)
-                log_px.append(scored.log_px.float().cpu().numpy())
-                ess.append(scored.ess.float().cpu().numpy())
-                for i, repeat in enumerate(repeats):
-                    if np.isnan([a[-1][i * K : (i + 1) * K] for a in (log_px, ess)]).any():
-                        raise FloatingPointError(
-                            f"{e.images}, repeat {repeat + 1} of {e.repeats}, epoch {epoch}: a score is not "
-                            "a number; a smaller learning_rate may help"
-                        )
-        return [
-            {
-                "log_px": np.stack(log_px)[:, i * K : (i + 1) * K],
-                "ess": np.stack(ess)[:, i * K : (i + 1) * K],
-                "epoch": np.array(e.evaluated_epochs),
-                "fold_of": fold_of,
-                "fold_loss": np.stack(losses)[:, i * K : (i + 1) * K],
-            }
-            for i, fold_of in enumerate(folds)
-        ]
 
-    def train_on_all(self, validation: ImageSet) -> dict[str, NDArray]:
+        def score(progress: Progress, x: torch.Tensor) -> None:
+            if progress.epoch in e.evaluated_epochs:
+                noise = progress.noise[Stream.SCORING_NOISE.name]
+                scored = score_images(
+                    progress.model, x, e.num_samples, noise, self.compiled, tick=self._tick_pairs
+                )
+                progress.record(log_px=scored.log_px.float().cpu().numpy())
+                progress.record(ess=scored.ess.float().cpu().numpy())
+
+        seen = len(repeats) * K * min(map(len, training_sets))
+        progress, diverged = self._train(repeats, training_sets, score, seen * self._flops.train)
+        outcomes = []
+        for i, fold_of in enumerate(folds):
+            results = progress.results(i)
+            fold_loss = {"fold_loss": results.pop("loss")}
+            arrays = {**results, **fold_loss, "epoch": np.array(e.evaluated_epochs), "fold_of": fold_of}
+            outcomes.append(Outcome(arrays, diverged[i], progress.seconds, progress.resumed))
+        return outcomes
+
+    def train_on_all(self, validation: ImageSet) -> Outcome:
         """Train one model on all images.
 
         Returns:
             Its losses on `images` and `validation` by epoch, as many samples as validation images, index and
             label of the training images, its parameters.
         """
-        x, held = (torch.tensor(s.images, device=self.device) for s in (self.images, validation))
-        model = self.ensemble(1, [None])
-        [noise] = self._noise(Stream.SCORING_NOISE, [None])
-        flops = flops_per_image(self.experiment, self.images.channels)
-        train_loss, test_loss = [], []
-        for _, loss in self.fit(model, x, [np.arange(len(x))], [None]):
-            train_loss.append(loss[0])
-            test_loss.append(mean_loss(model, held, noise)[0])
-            self.tick(len(held) * (flops.encode + flops.decode))
-        [prior] = self._noise(Stream.SAMPLES, [None])
-        return {
-            "train_loss": np.array(train_loss),
-            "test_loss": np.array(test_loss),
-            "samples": sample(model, len(held), self.images.channels, prior)[0],
+        n, held = len(self.images), torch.tensor(validation.images, device=self.device)
+        loss_flop = len(held) * (self._flops.encode + self._flops.decode)
+
+        def evaluate(progress: Progress, x: torch.Tensor) -> None:
+            [noise] = progress.noise[Stream.SCORING_NOISE.name]
+            progress.record(test_loss=mean_loss(progress.model, held, noise))
+            self.tick(loss_flop)
+
+        epoch_flop = n * self._flops.train + loss_flop
+        progress, [diverged] = self._train([None], [np.arange(n)], evaluate, epoch_flop)
+        results, [prior] = progress.results(0), self._noise(Stream.SAMPLES, [None])
+        arrays = {
+            "train_loss": results["loss"][:, 0],
+            "test_loss": results["test_loss"][:, 0],
+            "samples": sample(progress.model, len(held), self.images.channels, prior)[0],
             "index": self.images.index,
             "label": self.images.labels,
-            **{f"{PARAMETER}{name}": array for name, array in model.state().items()},
+            **{f"{PARAMETER}{name}": array for name, array in progress.model.state().items()},
         }
+        return Outcome(arrays, diverged, progress.seconds, progress.resumed)

@@ -1,6 +1,6 @@
 """Training many models side by side."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -88,20 +88,26 @@ class _Replayed:
         graph.replay()
 
 
+def adam(model: Ensemble, learning_rate: float) -> torch.optim.Adam:
+    """The optimizer of all models, with PyTorch's defaults but for the learning rate."""
+    cuda = model.device.type == "cuda"
+    return torch.optim.Adam(model.params.values(), lr=learning_rate, fused=True, capturable=cuda)
+
+
 def fit(
     model: Ensemble,
+    optimizer: torch.optim.Optimizer,
     images: Tensor,
     training_sets: Sequence[NDArray[np.int64]],
     *,
-    epochs: int,
-    learning_rate: float,
+    epochs: Iterable[int],
     batch_size: int,
     flip: bool,
     order: Sequence[np.random.Generator],
     noise: Sequence[torch.Generator],
     tick: Tick | None = None,
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Train E models side by side with Adam; yields after every epoch.
+    """Train E models side by side; yields after every epoch.
 
     All models take the same steps: where the training sets differ in size by one image, the larger leave one
     out per epoch, drawn anew. The models may be those of several repeats, sorted by repeat; what a repeat's
@@ -109,10 +115,10 @@ def fit(
 
     Args:
         model: E models, trained in place.
+        optimizer: of the model's parameters, see `adam`.
         images: uint8 (n, C, H, W) on the model's device.
         training_sets: for every model the indices of its training images.
-        epochs: passes over the data, >= 1.
-        learning_rate: Adam's; its other settings are PyTorch's defaults.
+        epochs: numbers of the passes over the data, yielded as they are.
         batch_size: images per step and model; the last batch of an epoch may be smaller.
         flip: mirror each training image with probability one half.
         order: of every repeat, draws the order of the images.
@@ -121,16 +127,12 @@ def fit(
         tick: called after every step.
 
     Yields:
-        Epoch (1-based) and the mean negative ELBO per image over the epoch in pixel space, (E,), nats.
-
-    Raises:
-        FloatingPointError: the loss of a model is not finite.
+        Epoch and the mean negative ELBO per image over the epoch in pixel space, (E,), nats; where a model's
+        training diverged, it is not finite.
 
     Source: supplement B.3.
     """
     E, size, device = len(model), min(map(len, training_sets)), images.device
-    cuda = device.type == "cuda"
-    optimizer = torch.optim.Adam(model.params.values(), lr=learning_rate, fused=True, capturable=cuda)
     total = torch.zeros(E, dtype=torch.float64, device=device)
 
     def step(batch: Tensor) -> None:  # (E, B)
@@ -140,8 +142,8 @@ def fit(
         eps = draws(torch.randn, (*batch.shape, model.latent_dim), noise, model.dtype)
         total.add_(train_step(model, optimizer, y, eps))
 
-    advance = _Replayed(step, noise, device) if cuda else step
-    for epoch in range(1, epochs + 1):
+    advance = _Replayed(step, noise, device) if device.type == "cuda" else step
+    for epoch in epochs:
         model.train()
         K = E // len(order)
         orders = [order[e // K].permutation(training_sets[e])[:size] for e in range(E)]
@@ -150,14 +152,7 @@ def fit(
             advance(batch)
             if tick:
                 tick(batch.numel())
-        loss = total.cpu().numpy() / size
-        if not np.isfinite(loss).all():
-            count = int((~np.isfinite(loss)).sum())
-            raise FloatingPointError(
-                f"training diverged: the loss of {count} of {len(loss)} models is not finite "
-                f"in epoch {epoch} at learning_rate {learning_rate}; a smaller learning_rate may help"
-            )
-        yield epoch, loss
+        yield epoch, total.cpu().numpy() / size
 
 
 @torch.no_grad()

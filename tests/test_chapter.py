@@ -25,9 +25,21 @@ def test_declared_parameters_pass(monkeypatch, injected):
 
 
 def test_parameters_below_their_minimum_are_named(monkeypatch):
-    monkeypatch.setattr(chapter, "_history", lambda: history({"epochs": 1}))
+    monkeypatch.setattr(chapter, "_history", lambda: history({"epochs": 1, "rate": float("nan")}))
     with pytest.raises(ValueError, match="this notebook: epochs is 1; allowed: 2 or more"):
         chapter.check_parameters(epochs=2)
+    with pytest.raises(ValueError, match="this notebook: rate is nan; allowed: 0 or more"):
+        chapter.check_parameters(rate=0)
+
+
+@pytest.mark.parametrize("count", [-1, 0, 20])
+def test_as_many_images_as_have_a_top_five_percent(count):
+    chapter.check_values({"num_images": "int"}, {"num_images": count}, "here")
+    for few in (1, 19):
+        with pytest.raises(
+            ValueError, match=f"here: num_images is {few}; allowed: 0 for all, or at least 20"
+        ):
+            chapter.check_values({"num_images": "int"}, {"num_images": few}, "here")
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ def test_bad_parameters_fail_at_once_and_are_named(tmp_path, results, chapter, p
 
 def test_a_chapter_runs_with_other_parameters(tmp_path):
     """Few images, and a single repeat, which leaves scores without standard errors."""
-    records = execute("04-memorized", tmp_path, epochs=2, num_images=12, repeats=1)
-    assert records["n"] == 12 and records["models"] == 3 and math.isnan(records["gap_se"])
+    records = execute("04-memorized", tmp_path, epochs=2, num_images=20, repeats=1)
+    assert records["n"] == 20 and records["models"] == 3 and math.isnan(records["gap_se"])
     assert records["lowest"] <= records["median"] <= records["q95"] <= records["highest"]
 
 

@@ -1,13 +1,16 @@
 """The command line."""
 
 import dataclasses
+import errno
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from memlib import __main__ as cli
-from memlib import book, store
+from memlib import book, inventory
 from memlib.experiment import EXPERIMENTS, Experiment
+from memlib.inventory import Stored
 
 SMALL = "--epochs 1 --folds 2 --repeats 1 --num-images 24 --num-samples 2 --quiet"
 
@@ -47,6 +50,23 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
         call("run digits-lr3")
 
 
+def test_what_the_file_system_refuses_is_one_message(monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device", "results/repeat-000.npz")
+
+    monkeypatch.setattr(cli.memlib, "run", full)
+    done = call("run digits-lr3", SMALL)
+    assert done.exit_code == 2 and "No space left on device: 'results/repeat-000.npz'" in done.stderr
+    monkeypatch.setattr(cli.memlib, "run", lambda *args, **options: open("/dev/null/nothing"))
+    with pytest.raises(NotADirectoryError):
+        call("run digits-lr3", SMALL)
+
+
+def test_a_quantile_of_too_few_images_is_not_told(tmp_path):
+    few = call("run digits-lr3", SMALL.replace("24", "19"), f"--root {tmp_path}").output
+    assert "M of 19 images at epoch 1: median " in few and "0.95 quantile" not in few
+
+
 def test_every_field_has_an_option_with_help():
     text = " ".join(call("run --help").output.split())
     for field in dataclasses.fields(Experiment):
@@ -83,13 +103,38 @@ def test_list_names_damaged_files(tmp_path):
     assert f"{tmp_path}/digits-0/full.npz is damaged" in listed.output
 
 
-def test_list_counts_the_repeats_of_a_registered_experiment(monkeypatch):
+def test_list_shows_the_progress_of_a_registered_experiment(monkeypatch):
     experiment = EXPERIMENTS["mnist-lr4"]
-    stored = {"request": dataclasses.asdict(experiment), "repeats": 3, "bytes": 12_300_000, "modified": 0.0}
-    stored["damaged"] = ""
-    monkeypatch.setattr(store, "list_results", lambda root: [stored])
-    line = next(line for line in call("list").output.splitlines() if line.startswith("mnist-lr4"))
-    assert f"3/{experiment.repeats} repeats, 12 MB, " in line and line.endswith(" days old")
+    stored = Stored(
+        folder=Path("mnist-0"),
+        request=dataclasses.asdict(experiment),
+        images="mnist",
+        finished=[None, 0, 1, 2],
+        begun={3: 20, 4: 35},
+        running=[4],
+        bytes=12_300_000,
+        modified=0.0,
+        problems=["repeat-003-epoch-000025.npz is damaged"],
+    )
+    monkeypatch.setattr(inventory, "list_results", lambda root: [stored])
+    lines = call("list").output.splitlines()
+    line = next(line for line in lines if line.startswith("mnist-lr4"))
+    state = "3/10 repeats, 2 begun (epoch 20 to 35 of 100), 1 running, 12 MB, "
+    assert state in line and line.endswith(" days old")
+    assert lines[-1] == "repeat-003-epoch-000025.npz is damaged"
+
+
+def test_verify_counts_the_files_and_fails_where_one_is_damaged(tmp_path):
+    root = f"--root {tmp_path}"
+    assert call("verify", root).output == "0 files, all whole\n"
+    assert call("run digits-lr3", SMALL, root).exit_code == 0
+    assert call("verify", root).output == "2 files, all whole\n"
+    [path] = tmp_path.glob("*/full.npz")
+    path.write_bytes(path.read_bytes()[:-100])
+    damaged = call("verify", root)
+    assert damaged.exit_code == 1 and "Traceback" not in damaged.output
+    first, last = damaged.output.splitlines()
+    assert first.startswith(f"{path} is damaged") and last == "2 files, 1 of them unusable"
 
 
 def test_data_lists_every_set(tmp_path):

@@ -79,7 +79,7 @@ def test_training_is_linear_in_epochs_and_scoring_in_samples():
 
 def test_what_is_missing_adds_up():
     everything = cost(TINY, 31, 1, 20)
-    parts = cost(TINY, 31, 1, 20, full_missing=False), cost(TINY, 31, 1, 20, repeats_missing=0)
+    parts = cost(TINY, 31, 1, 20, {0: 0, 1: 0}), cost(TINY, 31, 1, 20, {None: 0})
     for field in ("models", "optimizer_steps", "training_passes", "training_flop", "scoring_flop"):
         assert getattr(everything, field) == sum(getattr(part, field) for part in parts), field
     assert [part.steps for part in parts] == [3 * 3, 3 * 4]
@@ -145,7 +145,7 @@ def test_an_estimate_adds_the_tasks_of_two_workers():
     full = MEASURED.full * 3 * (31 + 20 * (flops.encode + flops.decode) / flops.train)
     repeat = MEASURED.training * 3 * 3 * 20 + MEASURED.scoring * c.scored_pairs / 2
     assert e.seconds == pytest.approx(max(repeat, full + repeat))
-    rest = estimate(TINY, 31, 1, 20, device="cpu", repeats_missing=1, full_missing=False, measured=MEASURED)
+    rest = estimate(TINY, 31, 1, 20, device="cpu", missing={1: 0}, measured=MEASURED)
     assert rest.seconds == pytest.approx(repeat) and rest.cost.models == 3
 
 
@@ -162,8 +162,8 @@ def test_an_estimate_reads_well():
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_experiments_have_finite_estimates(name):
-    for missing in ({}, {"repeats_missing": 3, "full_missing": False}, {"repeats_missing": 0}):
-        e = estimate(EXPERIMENTS[name], *PAPER[name], device="cpu", measured=MEASURED, **missing)
+    for missing in (None, dict.fromkeys(range(3), 0), {None: 0}):
+        e = estimate(EXPERIMENTS[name], *PAPER[name], device="cpu", measured=MEASURED, missing=missing)
         for value in (e.seconds, e.memory, e.h200_seconds):
             assert math.isfinite(value) and value > 0
         assert len(str(e).splitlines()) == 5
@@ -171,7 +171,7 @@ def test_the_papers_experiments_have_finite_estimates(name):
 
 def test_nothing_is_measured_when_nothing_is_missing(monkeypatch):
     monkeypatch.setattr("memlib.cost.probe", None)
-    e = estimate(TINY, 31, 1, 20, device="cpu", repeats_missing=0, full_missing=False)
+    e = estimate(TINY, 31, 1, 20, device="cpu", missing={})
     assert (str(e), e.seconds, e.h200_seconds) == ("nothing is missing", 0, 0)
 
 
@@ -227,7 +227,8 @@ def test_limits_of_this_machine_are_positive():
         ({"n": 2}, "n is 2; allowed: 3 or more"),
         ({"channels": 2}, "channels is 2; allowed: 1, 3"),
         ({"validation_images": -1}, "validation_images is -1; allowed: 0 or more"),
-        ({"repeats_missing": 3}, "repeats_missing is 3; allowed: 0 to 2"),
+        ({"missing": {0: 0, 1: 0, 2: 0}}, "number of repeats is 3; allowed: 0 to 2"),
+        ({"missing": {0: 4}}, "epochs that are done is 4; allowed: 0 to 3"),
         ({"at_once": 0}, "at_once is 0; allowed: 1 or more"),
     ],
 )

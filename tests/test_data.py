@@ -240,11 +240,16 @@ def test_missing_files_are_listed_with_the_way_to_get_them(name, count, tmp_path
     assert isinstance(caught.value.__cause__, (RuntimeError, OSError))
 
 
-def test_root_that_cannot_be_written(tmp_path):
+def test_root_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(FileNotFoundError, match=r"incomplete in .*file; download failed with") as caught:
-        load_images("cifar10", root=tmp_path / "file")
+    with pytest.raises(FileNotFoundError, match=r"incomplete in .*file/new; download failed with") as caught:
+        load_images("cifar10", root=tmp_path / "file" / "new")
     assert isinstance(caught.value.__cause__, OSError)
+    monkeypatch.setenv("MEMLIB_DATA", str(tmp_path / "file"))
+    for call in (lambda: load_images("cifar10"), availability):
+        with pytest.raises(ValueError, match=r"the data folder is '.*file', which is a file; allowed: a fol"):
+            call()
+    assert len(load_images("digits", "test")) == 297  # comes with a library
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])

@@ -84,6 +84,7 @@ def test_the_gallery_holds_every_public_figure():
         (lambda: figures.cost_by_samples([1, 2], {"a": (1, [1, 2], 3)}, ""), "S of a must be 1..2, got 3"),
         (lambda: figures.convergence([0, 1], np.zeros((2, 1))), "num_samples must be at least 1, got 0"),
         (lambda: figures.convergence([1, 2], np.zeros((3, 1))), "estimates must have 2 rows"),
+        (lambda: figures.convergence([1, 2], np.zeros((2, 1))), "at least 2 replicates, got 1"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_by_name(call, message):

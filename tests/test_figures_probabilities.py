@@ -106,3 +106,11 @@ def test_ratio_density_uses_common_bins_and_whole_groups():
         np.testing.assert_allclose(heights, np.histogram(group, edges)[0] / len(group) / np.diff(edges))
     np.testing.assert_array_equal(groups[BLUE.lower()][1], groups[YELLOW.lower()][1])
     assert legend(axes) == ["regular", "highly memorized", "not finite, left out: 2"]
+
+
+def test_ratio_density_draws_none_of_a_handful():
+    axes = figures.ratio_density(RHO, np.arange(len(RHO)) < 4).axes[0]
+    assert legend(axes) == ["regular", "highly memorized: 4, too few for a density"]
+    assert {to_hex(patch.get_facecolor()) for patch in axes.patches if patch.get_fill()} == {BLUE.lower()}
+    with pytest.raises(ValueError, match="rho must have at least 5 finite values in a group, got 4"):
+        figures.ratio_density([*RHO[:6], np.nan], np.arange(7) > 3)

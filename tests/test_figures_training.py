@@ -34,7 +34,26 @@ def test_quantile_curves_are_the_quantiles():
     for line, curve in zip(axes.lines, expected, strict=True):
         np.testing.assert_allclose(line.get_xydata(), np.column_stack([[5, 10, 15], curve]))
     assert legend(axes) == ["a, 0.5 quantile", "a, 0.9 quantile", "b, 0.5 quantile", "b, 0.9 quantile"]
-    assert legend(figures.quantile_curves([1], [M]).axes[0]) == ["0.95 quantile", "0.999 quantile"]
+    few, enough = (legend(figures.quantile_curves([1], [np.arange(n)]).axes[0]) for n in (999, 1000))
+    assert few == ["0.95 quantile", "0.999 quantile of only 999"]
+    assert enough == ["0.95 quantile", "0.999 quantile"]
+
+
+@pytest.mark.parametrize(
+    ("draw", "least"),
+    [
+        (lambda x: figures.quantile_curves([1], [x]), 20),
+        (figures.fit_johnson_su, 20),
+        (figures.score_density, 20),
+        (lambda x: figures.score_density(x, quantile=0.99), 100),
+        (lambda x: figures.score_density({"a": np.append(x, x), "b": x}, quantile=0.01), 100),
+    ],
+)
+def test_distributions_of_too_few_scores_are_refused(draw, least):
+    x = RNG.normal(size=least)
+    assert draw(x)
+    with pytest.raises(ValueError, match=rf"M must have at least {least} observations.*, got {least - 1}"):
+        draw(x[1:])
 
 
 @pytest.mark.parametrize("truth", [(0, 1, 0, 1), (-1, 1.2, 4, 3), (-0.5, 0.8, -20, 100)])

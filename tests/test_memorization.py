@@ -13,6 +13,7 @@ from memlib.memorization import (
     exchanged,
     fold_assignment,
     highly_memorized,
+    least_observations,
     log_mean_exp,
     memorization,
     memorization_scores,
@@ -141,8 +142,12 @@ def test_an_impossible_observation_keeps_the_others():
         (lambda p, f: (p[0], f), "allowed"),
         (lambda p, f: (p[:, :1], f * 0), "1 fold; allowed: 2 or more"),
         (lambda p, f: (p, f + 1), r"values 1..4; allowed: 0..3"),
-        (lambda p, f: (np.where(p == p[0, 0, 0], np.nan, p), f), "NaN"),
-        (lambda p, f: (p * -np.inf, f), r"\+inf"),
+        (lambda p, f: (np.where(p == p[0, 0, 0], np.nan, p), f), "log_px is NaN 1 times"),
+        (lambda p, f: (p * -np.inf, f), r"log_px is NaN 0 times and \+inf 204 times"),
+        (lambda p, f: (p[..., :0], f[:, :0]), r"shape \(3, 4, 0\); allowed: at least one of each"),
+        (lambda p, f: (p[:0], f[:0]), r"shape \(0, 4, 17\); allowed: at least one of each"),
+        (lambda p, f: (p, f / 1.0), "fold_of has type float64; allowed: integers"),
+        (lambda p, f: (p.astype(str), f), "log_px has type <U32; allowed: numbers"),
     ],
 )
 def test_bad_arrays_are_named(change, message):
@@ -186,6 +191,25 @@ def test_highly_memorized_is_the_top_five_percent():
         highly_memorized(M, 95)
     with pytest.raises(ValueError, match="NaN"):
         highly_memorized(np.where(M == 3, np.nan, M))
+    with pytest.raises(ValueError, match=r"M has shape \(10, 100\); allowed: \(n,\)"):
+        highly_memorized(M.reshape(10, 100))
+
+
+@pytest.mark.parametrize(("quantile", "least"), [(0.95, 20), (0.999, 1000), (0.9, 10), (0.5, 2), (0.05, 20)])
+def test_a_quantile_of_too_few_scores_is_refused(quantile, least):
+    M = np.random.default_rng(0).normal(size=least)
+    assert least_observations(quantile) == least and highly_memorized(M, quantile).any()
+    with pytest.raises(ValueError, match=f"M has {least - 1} observations; allowed: {least} or more"):
+        highly_memorized(M[1:], quantile)
+
+
+def test_infinite_scores_may_be_highly_memorized_but_not_the_quantile():
+    M = np.arange(40.0)
+    M[39] = np.inf
+    assert np.flatnonzero(highly_memorized(M)).tolist() == [38, 39]
+    M[37:] = np.inf
+    with pytest.raises(ValueError, match=r"M is infinite 3 times among 40; allowed: so few that its 0.95"):
+        highly_memorized(M)
 
 
 def as_result(log_px, fold_of):
@@ -220,6 +244,36 @@ def test_exchanged_run_has_no_memorization_where_the_real_one_has():
 def test_exchange_needs_three_folds():
     with pytest.raises(ValueError, match="the run has 2 folds; allowed: 3 or more"):
         exchanged(as_result(*run_of(K=2)))
+
+
+@pytest.mark.parametrize("score", [memorization, exchanged])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda r: r.log_px.values,
+            "the result is of type ndarray; allowed: an xarray.Dataset with log_px and fold",
+        ),
+        (lambda r: r.drop_vars("log_px"), "the result has no variable 'log_px'; it has fold_of"),
+        (lambda r: r.drop_vars("fold_of"), "the result has no variable 'fold_of'; it has log_px"),
+        (
+            lambda r: r.isel(epoch=0),
+            r"log_px has dimensions \('repeat', 'fold', 'observation'\); allowed: \(",
+        ),
+        (lambda r: r.isel(observation=[]), r"log_px has shape \(1, 3, 4, 0\); allowed: at least one"),
+        (lambda r: r.isel(epoch=[]), r"log_px has shape \(0, 3, 4, 17\); allowed: at least one"),
+        (lambda r: r.assign(fold_of=r.fold_of + 1), r"fold_of has values 1..4; allowed: 0..3"),
+        (lambda r: r.assign(fold_of=r.fold_of / 2), "fold_of has type float64; allowed: integers"),
+    ],
+)
+def test_what_is_no_result_is_refused(score, change, message):
+    with pytest.raises(ValueError, match=message):
+        score(change(as_result(*run_of())))
+
+
+def test_the_seed_of_an_exchange_is_not_negative():
+    with pytest.raises(ValueError, match="seed is -1; allowed: 0 or more"):
+        exchanged(as_result(*run_of()), -1)
 
 
 def test_data_set_of_scores_follows_the_names_of_the_dimensions():

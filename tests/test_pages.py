@@ -55,6 +55,62 @@ def test_mistakes_in_a_size_file_are_named(tmp_path, content, message):
         book.load_pages("quick", tmp_path / "book")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "experiments: {one: {epochs: 9}",
+            r"quick.yaml, line 1, column 31: not valid YAML, expected ',' or '}'",
+        ),
+        ("a: b: c", "quick.yaml, line 1, column 5: not valid YAML, mapping values are not allowed here"),
+        ("- one\n- two", r"quick.yaml: the file is \['one', 'two'\] \(list\); allowed: names with values"),
+        ("quick", r"quick.yaml: the file is 'quick' \(str\); allowed: names with values"),
+        (
+            "experiments: [one, two]",
+            r"quick.yaml: experiments is \['one', 'two'\] \(list\); allowed: names with",
+        ),
+        ("chapters: {index: 3}", r"quick.yaml: index is 3 \(int\); allowed: names with values"),
+        ("chapters: {1: {}}", "quick.yaml: unknown chapter 1; allowed: index, score"),
+        ("chapters: {index: {rate: 1, rate: 2}}", "line 1, column 29: not valid YAML, 'rate' comes twice"),
+        ("chapters: {index: {epochs: }}", r"page index: epochs is None \(NoneType\); allowed: int"),
+        ("chapters: {index: {<<: *a}}", "line 1, column 24: not valid YAML, found undefined alias 'a'"),
+        ("a: \x00", "quick.yaml: not valid YAML, unacceptable character"),
+    ],
+)
+def test_a_size_file_that_is_none_is_named(tmp_path, text, message):
+    write_book(tmp_path, index=notebook(), score=notebook())
+    write_params(tmp_path)
+    (tmp_path / "book" / "params" / "quick.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        book.load_pages("quick", tmp_path / "book")
+
+
+def test_merged_values_may_be_changed_and_nothing_is_empty(tmp_path):
+    write_book(tmp_path, index=notebook(), score=notebook())
+    write_params(tmp_path)
+    params = tmp_path / "book" / "params" / "quick.yaml"
+    params.write_text("experiments:\n  one: &a {epochs: 9, rate: 1}\nchapters: {index: {<<: *a, epochs: 8}}")
+    one, _, index = book.load_pages("quick", tmp_path / "book")
+    assert one.parameters == {"experiment": "one", "epochs": 9, "rate": 1}
+    assert index.parameters == {"epochs": 8, "rate": 1}
+    for text in ("", "experiments:\nchapters:\n  index:\n"):
+        params.write_text(text)
+        assert [page.parameters for page in book.load_pages("quick", tmp_path / "book")] == [None, None, {}]
+
+
+def test_missing_or_wrong_files_of_the_book_are_named(tmp_path):
+    write_book(tmp_path, index=notebook(), score=notebook())
+    write_params(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no file .*laptop\.yaml"):
+        book.load_pages("laptop", tmp_path / "book")
+    (tmp_path / "book" / "score.ipynb").write_text("not JSON")
+    with pytest.raises(ValueError, match=r"score\.ipynb is not a notebook: "):
+        book.load_pages("quick", tmp_path / "book")
+    (tmp_path / "book" / "params" / "pages.yaml").write_text("chapters: index")
+    with pytest.raises(ValueError, match=r"pages\.yaml: chapters is 'index' \(str\); allowed: a list"):
+        book.load_pages("quick", tmp_path / "book")
+
+
 def test_unknown_size_missing_notebook_missing_published_page(tmp_path):
     with pytest.raises(ValueError, match=r"size is 'quik' \(did you mean quick\?\); allowed: quick, laptop"):
         book.load_pages("quik")

@@ -68,6 +68,10 @@ def test_the_exact_posterior_needs_one_sample():
     np.testing.assert_allclose(standard_error(scored.ess, 3), 0, atol=1e-5)
 
 
+def test_a_single_sample_has_no_standard_error():
+    assert standard_error(torch.ones(4), 1).isnan().all()
+
+
 def test_a_decoder_that_ignores_the_latent_variable_gives_the_likelihood():
     class Constant(Linear):
         likelihood = Bernoulli()

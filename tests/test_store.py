@@ -1,5 +1,6 @@
 """What is written comes back, and what does not fit is refused."""
 
+import io
 import json
 import zipfile
 
@@ -68,20 +69,39 @@ def test_an_altered_file_is_refused_unless_it_gives_the_very_same_arrays(path, s
     assert refused > len(content) / 7 / 2
 
 
-def test_arrays_under_other_names_are_refused(path):
+def rewrite(path, change):
+    """Write the members of a file again, each as `change` has it: a whole file with valid checksums."""
     with zipfile.ZipFile(path) as file:
         members = {name: file.read(name) for name in file.namelist()}
     with zipfile.ZipFile(path, "w") as file:
         for name, content in members.items():
-            file.writestr(name.replace("log_px", "log_pz"), content)
+            file.writestr(*change(name, content))
+
+
+def test_arrays_under_other_names_are_refused(path):
+    rewrite(path, lambda name, content: (name.replace("log_px", "log_pz"), content))
     with pytest.raises(store.StoreError, match=r"damaged \(its arrays are log_pz instead of log_px\)"):
         store.read(path, REQUEST)
 
 
-def test_files_from_before_the_names_were_recorded_are_read(path):
+def test_other_numbers_in_a_file_that_is_whole_are_refused(path):
+    other = io.BytesIO()
+    np.save(other, np.arange(1000.0) + 1e-9)
+    rewrite(path, lambda name, content: (name, other.getvalue() if name == "log_px.npy" else content))
+    with pytest.raises(store.DamagedError, match="array log_px is not the one that was written"):
+        store.read(path, REQUEST)
+
+
+def test_files_of_an_earlier_memlib_are_refused(path):
     np.savez(path, record=np.array(json.dumps({"request": REQUEST, "run": {}})), log_px=np.arange(3.0))
-    arrays, record = store.read(path, REQUEST)
-    assert arrays["log_px"].tolist() == [0, 1, 2] and "arrays" not in record
+    with pytest.raises(store.StoreError, match="was written by an earlier version of memlib"):
+        store.read(path, REQUEST)
+
+
+def test_a_file_under_the_name_of_another_repeat_is_refused(path):
+    path.rename(path.with_name("repeat-001.npz"))
+    with pytest.raises(store.StoreError, match=r"repeat-001.npz was written as repeat-000.npz; give it"):
+        store.read(path.with_name("repeat-001.npz"), REQUEST)
 
 
 def test_what_the_file_system_refuses_is_not_called_damage(path, monkeypatch):
@@ -104,10 +124,12 @@ def test_truncated_files_are_refused(path, share):
         store.read(path, REQUEST)
 
 
-def test_arrays_of_objects_are_refused(tmp_path):
-    path = tmp_path / "full.npz"
-    np.savez(path, record=np.array(json.dumps({"request": REQUEST})), log_px=np.array([{}], dtype=object))
-    with pytest.raises(store.StoreError, match="allow_pickle"):
+def test_arrays_of_objects_are_neither_written_nor_read(path):
+    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
+        store.write(path, {"log_px": np.array([{}], dtype=object)}, {"request": REQUEST})
+    assert store.read(path, REQUEST)
+    np.savez(path, record=np.array([{}], dtype=object))
+    with pytest.raises(store.DamagedError, match="allow_pickle"):
         store.read(path, REQUEST)
 
 
@@ -117,6 +139,24 @@ def test_failed_write_leaves_neither_a_part_nor_an_older_file_changed(path, monk
     with pytest.raises(OSError, match="disk full"):
         store.write(path, {"log_px": np.zeros(3)}, {"request": REQUEST})
     assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write_of_the_same_file(path):
+    left = path.with_name(f"{path.name}.another-machine-17.part")
+    other = path.with_name("repeat-001.npz.another-machine-17.part")
+    for part in (left, other):
+        part.write_bytes(b"half a file")
+    store.write(path, {"log_px": np.zeros(3)}, {"request": REQUEST})
+    assert sorted(path.parent.iterdir()) == sorted([path, other])
+
+
+def test_checkpoints_are_found_by_member_newest_first(path):
+    folder = path.parent
+    for member, epoch in ((None, 5), (0, 10), (0, 5), (10, 15), (1, 100)):
+        store.write(store.checkpoint_path(folder, member, epoch), {}, {"request": REQUEST})
+    assert store.checkpoint_epochs(folder, 0) == [10, 5]
+    assert [store.checkpoint_epochs(folder, member) for member in (None, 1, 2, 10)] == [[5], [100], [], [15]]
+    assert store.checkpoint_epochs(folder / "nowhere", 0) == []
 
 
 def test_claim_is_exclusive_and_ends(tmp_path):
@@ -141,21 +181,11 @@ def test_results_root_takes_argument_then_environment_then_checkout_then_cache(t
     assert store.results_root() == package.parent / "results"
 
 
-def test_listing_names_what_is_there(path):
-    store.write(path.with_name("full.npz"), {}, {"request": REQUEST, "run": {}})
-    (entry,) = store.list_results(path.parent.parent)
-    assert entry["repeats"] == 1 and entry["full"] and entry["request"] == REQUEST
-    assert entry["bytes"] > 8000 and entry["folder"] == str(path.parent)
-    assert entry["damaged"] == ""
-    assert store.list_results(path.parent / "nothing") == []
-
-
-def test_listing_survives_damaged_files(path):
-    path.with_name("full.npz").write_bytes(b"nothing")
-    (entry,) = store.list_results(path.parent.parent)
-    assert entry["repeats"] == 1 and not entry["full"] and entry["request"] == REQUEST
-    assert "full.npz is damaged" in entry["damaged"]
-    path.write_bytes(b"")
-    (entry,) = store.list_results(path.parent.parent)
-    assert entry["request"] is None and "full.npz is damaged" in entry["damaged"]
-    assert "repeat-000.npz is damaged" in entry["damaged"]
+def test_a_results_root_that_is_a_file_is_named(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(store.StoreError, match=r"the results folder is '.*file', which is a file; "):
+        store.results_root(file)
+    monkeypatch.setenv("MEMLIB_RESULTS", str(file))
+    with pytest.raises(store.StoreError, match=r"MEMLIB_RESULTS is '.*file', which is a file; "):
+        store.results_root()

@@ -1,6 +1,8 @@
 """Small models and images for the tests."""
 
+import numpy as np
 import torch
+from PIL import Image
 
 from memlib.models import build_vae
 
@@ -17,3 +19,12 @@ def digits(n=50):
     return torch.randint(
         0, 256, (n, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(5)
     )
+
+
+def write_pictures(folder, seed, count=10):
+    rng = np.random.default_rng(seed)
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")

@@ -122,13 +122,14 @@ def convergence(num_samples: ArrayLike, estimates: ArrayLike, truth: float | Non
 
     Args:
         num_samples: (s,), S on the logarithmic x axis, at least 1.
-        estimates: (s, replicates), in nats.
+        estimates: (s, replicates), in nats; at least 2 replicates, one has no spread.
         truth: the exact value, a dashed line.
     """
     num_samples = check_vector("num_samples", num_samples)
     estimates = check_curves("estimates", estimates, dimensions=2)[""]
     require(num_samples.min() >= 1, f"num_samples must be at least 1, got {num_samples.min():g}")
     require(len(estimates) == len(num_samples), f"estimates must have {len(num_samples)} rows")
+    require(estimates.shape[1] >= 2, f"estimates must have at least 2 replicates, got {estimates.shape[1]}")
     mean, spread = estimates.mean(axis=1), estimates.std(axis=1)
     figure, axes = plt.subplots(layout="constrained")
     axes.plot(num_samples, estimates, "o", color=BLUE, alpha=0.25, ms=3, mew=0)

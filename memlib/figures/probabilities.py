@@ -25,6 +25,7 @@ from memlib.figures.style import (
 )
 from memlib.neighbors import binned_mean
 
+FEWEST = 5  # values of a group that have a density
 LOG_P = r"$\log P_{\mathcal{A}}(x\,|\,\mathcal{D})$ (nats)"
 
 
@@ -165,7 +166,8 @@ def ratio_by_score(M: ArrayLike, rho: ArrayLike, width: float, low: float, high:
 def ratio_density(rho: ArrayLike, high: ArrayLike) -> Figure:
     """Draw the density of the distance ratio, highly memorized against regular, on common bins.
 
-    The middle 99.8 % of all values are shown; densities count those outside too.
+    The middle 99.8 % of all values are shown; densities count those outside too. A group of fewer than five
+    has none, and the legend says how many it has.
 
     Args:
         rho: (n,); where it is not finite, left out and counted in the legend.
@@ -182,10 +184,15 @@ def ratio_density(rho: ArrayLike, high: ArrayLike) -> Figure:
     require(finite.any(), "rho must have finite values")
     low, top = np.quantile(rho[finite], (0.001, 0.999))
     groups = [rho[finite & ~high], rho[finite & high]]
+    largest = max(map(len, groups))
+    require(largest >= FEWEST, f"rho must have at least {FEWEST} finite values in a group, got {largest}")
     edges = np.linspace(low, top if top > low else low + 1, bin_count(*groups, at_most=60) + 1)
     figure, axes = plt.subplots(layout="constrained")
     for values, color, label in zip(groups, (BLUE, YELLOW), ("regular", "highly memorized"), strict=True):
-        draw_density(axes, values, edges, color, label)
+        if len(values) < FEWEST:
+            axes.plot([], [], " ", label=f"{label}: {len(values)}, too few for a density")
+        else:
+            draw_density(axes, values, edges, color, label)
     axes.axvline(1, color="#888888", ls="--", lw=1)
     axes.set(xlabel=r"$\rho$", ylabel="density", xlim=(edges[0], edges[-1]))
     axes.legend()

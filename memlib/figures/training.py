@@ -22,6 +22,9 @@ from memlib.figures.style import (
     require,
     styled,
 )
+from memlib.memorization import least_observations
+
+FEWEST = 20  # observations of a distribution: as many as have a top 5 %, five for each parameter of the fit
 
 
 class JohnsonSU(NamedTuple):
@@ -66,8 +69,9 @@ def quantile_curves(epochs: ArrayLike, M: Curves, levels: Sequence[float] = (0.9
 
     Args:
         epochs: (evaluated epochs,), the x axis.
-        M: (evaluated epochs, n), in nats; or label -> such an array to overlay several models.
-        levels: quantiles in 0..1; one line style each.
+        M: (evaluated epochs, n), in nats, n at least 20; or label -> such an array to overlay several models.
+        levels: quantiles in 0..1; one line style each. Of one that needs more observations than there are,
+            such as the 0.999 quantile of fewer than 1000, the legend says how many there are.
 
     Source: paper, figure 4b.
     """
@@ -76,11 +80,23 @@ def quantile_curves(epochs: ArrayLike, M: Curves, levels: Sequence[float] = (0.9
         all(len(scores) == len(epochs) for scores in M.values()), f"M must have {len(epochs)} rows (epochs)"
     )
     require(all(0 <= level <= 1 for level in levels), f"levels must be in 0..1, got {levels}")
+    _check_enough(M)
     lines = {
-        name: {f"{level:g} quantile": np.quantile(scores, level, axis=1) for level in levels}
+        name: {_level(level, scores.shape[1]): np.quantile(scores, level, axis=1) for level in levels}
         for name, scores in M.items()
     }
     return _epochs(dict.fromkeys(M, epochs), lines, "quantile of $M$ (nats)", marker="o")
+
+
+def _check_enough(M: Mapping[str, Floats]) -> None:
+    for scores in M.values():
+        n = scores.shape[-1]
+        require(n >= FEWEST, f"M must have at least {FEWEST} observations, got {n}")
+
+
+def _level(level: float, n: int) -> str:
+    """What a legend calls a quantile of n observations."""
+    return f"{level:g} quantile" + (f" of only {n}" if n < least_observations(level) else "")
 
 
 def fit_johnson_su(M: ArrayLike) -> JohnsonSU:
@@ -89,7 +105,7 @@ def fit_johnson_su(M: ArrayLike) -> JohnsonSU:
     $$\frac{x - \text{loc}}{\text{scale}} = \sinh \frac{t - a}{b}, \quad t \sim N(0, 1)$$
 
     Args:
-        M: (n,), finite, not all equal.
+        M: (n,), finite, not all equal, n at least 20: four parameters fit fewer whatever they are.
 
     Returns:
         The four parameters, `loc` and `scale` in the unit of M.
@@ -99,6 +115,7 @@ def fit_johnson_su(M: ArrayLike) -> JohnsonSU:
     """
     M = check_vector("M", M)
     require(np.ptp(M) > 0, "M must not be all equal for a distribution to be fitted")
+    _check_enough({"": M})
     # A search in the data's own unit: scipy's start is far off for heavy tails.
     low, center, high = np.quantile(M, (0.25, 0.5, 0.75))
     unit = high - low or np.ptp(M)
@@ -111,8 +128,8 @@ def score_density(M: Curves, quantile: float = 0.95, x_range: tuple[float, float
     """Draw the density of the score: histogram, Johnson SU fit, dashed line at a quantile.
 
     Args:
-        M: (n,), in nats; or label -> (n,) to overlay several models.
-        quantile: in 0..1, above it an observation is called highly memorized.
+        M: (n,), in nats, n at least 20; or label -> (n,) to overlay several models.
+        quantile: in 0..1, above it an observation is called highly memorized; n must be enough to have it.
         x_range: what is shown, in nats, ascending; the paper's is (-15, 35), without it the middle 99.8 % of
             the scores. Densities count the scores outside too.
 
@@ -120,6 +137,10 @@ def score_density(M: Curves, quantile: float = 0.95, x_range: tuple[float, float
     """
     M = check_curves("M", M)
     require(0 <= quantile <= 1, f"quantile must be in 0..1, got {quantile}")
+    fewest, least = min(map(len, M.values())), least_observations(quantile)
+    require(
+        fewest >= least, f"M must have at least {least} observations for a {quantile} quantile, got {fewest}"
+    )
     if x_range is None:
         x_range = tuple(np.quantile(np.concatenate(list(M.values())), (0.001, 0.999)))
     require(x_range[0] < x_range[1], f"x_range must be ascending, got {x_range}")

@@ -1,0 +1,346 @@
+"""Bad inputs by where they come in, each with a piece of its error; as a program, writes the page of them."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from refusals import (
+    Case,
+    call,
+    checkpoint,
+    command,
+    data_files,
+    field,
+    image_folder,
+    page,
+    page_file,
+    parameter,
+    pictures,
+    refusal,
+    replaced,
+    result_file,
+    variable,
+)
+
+PAGE = Path(__file__).resolve().parents[1] / "book" / "12-refused.md"
+INTRODUCTION = """\
+(refused)=
+# What is refused
+
+Bad input gets one message, which names the value and what is allowed, before any training starts; a command
+then ends with status 2. The tests give every input of these tables, write down its error, and fail if
+training is reached or a message changes."""
+
+NUMBERS = [
+    field("epochs=0", "epochs is 0; allowed: 1 or more"),
+    field("epochs=2.5", "epochs is 2.5 (float); allowed: int"),
+    field("epochs=True", "epochs is True (bool); allowed: int"),
+    field("learning_rate=0.0", "learning_rate is 0.0; allowed: between 0 and 1"),
+    field("learning_rate=float('nan')", "learning_rate is nan; allowed: between 0 and 1"),
+    field("learning_rate='1e-3'", "learning_rate is '1e-3' (str); allowed: float"),
+    field("batch_size=-64", "batch_size is -64; allowed: 1 or more"),
+    field("num_samples=0", "num_samples is 0; allowed: 1 or more"),
+    field("latent_dim=0", "latent_dim is 0; allowed: 1 or more"),
+    field("folds=1", "folds is 1; allowed: 2 or more"),
+    field("folds=5, num_images=3", "num_images is 3; allowed: 0, or at least folds = 5"),
+    field("repeats=0", "repeats is 0; allowed: 1 or more"),
+    field("seed=-1", "seed is -1; allowed: 0 or more"),
+    field("flip=1", "flip is 1 (int); allowed: bool"),
+]
+
+WORDS = [
+    call('memlib.variant("mnist-lr2")', "unknown experiment 'mnist-lr2' (did you mean mnist-lr"),
+    call('memlib.variant("digits-lr3", epoch=3)', "unknown field 'epoch' (did you mean epochs?)"),
+    call("memlib.Experiment(batchsize=8)", "unknown field 'batchsize' (did you mean batch_size?)"),
+    call("replace(experiment, lr=0.1)", "unknown field 'lr'"),
+    field("architecture='unet'", "architecture is 'unet'; allowed: mlp, conv"),
+    field("likelihood='poisson'", "likelihood is 'poisson'; allowed: bernoulli, gaussian"),
+    field("precision='float16'", "precision is 'float16'; allowed: float32, tf32, bfloat16"),
+    call('memlib.load_images("minst")', "unknown data set: 'minst' (did you mean mnist?)"),
+    call('memlib.load_images("digits", "tests")', "unknown split of digits: 'tests' (did you mean test?)"),
+    call("memlib.load_images(3)", "unknown data set: 3, allowed are digits"),
+    call(
+        'memlib.run(replace(experiment, images="digit"))', "unknown data set: 'digit' (did you mean digits?)"
+    ),
+    call('memlib.pages.load_pages("quik")', "size is 'quik' (did you mean quick?); allowed: quick, laptop"),
+]
+
+
+def _quick(text: str, message: str) -> Case:
+    return page_file("quick.yaml", text, message)
+
+
+PARAMETER_FILES = [
+    _quick("experiment: {}", "unknown section 'experiment' (did you mean experiments?)"),
+    _quick("experiments: {digits-lr4: {}, digit: {}}", "unknown experiment 'digit' (did you mean digits-lr"),
+    _quick("chapters: {indx: {}}", "unknown chapter 'indx' (did you mean index?)"),
+    _quick("chapters: {index: {epoch: 9}}", "page index: unknown parameter 'epoch' (did you mean epochs?)"),
+    _quick("chapters: {index: {epochs: nine}}", "page index: epochs is 'nine' (str); allowed: int"),
+    _quick("chapters: {index: {epochs: }}", "page index: epochs is None (NoneType); allowed: int"),
+    _quick("experiments: {digits-lr3: {rate: no}}", "rate is False (bool); allowed: float"),
+    _quick("chapters: {index: {rate: 1, rate: 2}}", "line 1, column 29: not valid YAML, 'rate' comes twice"),
+    _quick("chapters: {index: {epochs: 9}", "quick.yaml, line 1, column 30: not valid YAML"),
+    _quick("chapters: index: 9", "quick.yaml, line 1, column 16: not valid YAML"),
+    _quick(
+        "[index, 04-memorized]", "quick.yaml: the file is ['index', '04-memorized'] (list); allowed: names"
+    ),
+    _quick("chapters: [index]", "quick.yaml: chapters is ['index'] (list); allowed: names with values"),
+    _quick("chapters: {index: 9}", "quick.yaml: index is 9 (int); allowed: names with values"),
+    page_file("pages.yaml", "chapters: index", "pages.yaml: chapters is 'index' (str); allowed: a list"),
+    page_file("pages.yaml", "chapters: [outdex]", "no notebook book/outdex.ipynb"),
+    page("memorized", "unknown page: memorized; allowed: 04-memorized-digits-lr3, index"),
+]
+
+PARAMETERS = [
+    parameter("epoch", "9", "this notebook: unknown parameter 'epoch' (did you mean epochs?)"),
+    parameter("epochs", "nine", "this notebook: epochs is 'nine' (str); allowed: int"),
+    parameter("epochs", "2.5", "this notebook: epochs is 2.5 (float); allowed: int"),
+    parameter("epochs", "-2", "epochs is -2; allowed: 1 or more"),
+    parameter("folds", "1", "this notebook: folds is 1; allowed: 3 or more"),
+    parameter("num_images", "12", "this notebook: num_images is 12; allowed: 0 for all, or at least 20"),
+    parameter("num_images", "5000", "num_images is 5000 and folds is 5; digits has 1500 training images"),
+    parameter("experiment", "mnist-lr5", "unknown experiment 'mnist-lr5' (did you mean mnist-lr"),
+]
+
+
+def _cats(folder: Path, count: int = 4) -> None:
+    pictures(*(folder / "cat" / f"{k}.png" for k in range(count)))
+
+
+def _cats_and(folder: Path, name: str, content: bytes | None = None) -> None:
+    """A file beside the cats, in a folder of its own."""
+    _cats(folder, 9)
+    (folder / name).parent.mkdir()
+    (folder / name).write_bytes(content or b"")
+
+
+def _not_a_number(folder: Path) -> None:
+    _cats(folder / "train", 9)
+    _cats(folder / "test")
+    Image.fromarray(np.full((32, 32), np.nan, np.float32)).save(folder / "train" / "cat" / "9.tif")
+
+
+def _splits(folder: Path) -> None:
+    _cats(folder / "train", 9)
+    pictures(folder / "test" / "dog" / "0.png")
+
+
+_MNIST = [f"MNIST/raw/{part}-ubyte" for part in ("train-images-idx3", "train-labels-idx1")]
+_MNIST += [f"MNIST/raw/{part}-ubyte" for part in ("t10k-images-idx3", "t10k-labels-idx1")]
+_CELEBA = {"celeba/img_align_celeba": "", "celeba/list_eval_partition.txt": "000001.jpg 0\n000002.jpg 3"}
+
+IMAGES = [
+    image_folder("a folder that is not there", lambda folder: None, "IMAGES is not a folder"),
+    image_folder("a file for a folder", Path.touch, "IMAGES is not a folder: 'folder:PATH' expects a folder"),
+    image_folder("an empty folder", Path.mkdir, "no image in IMAGES: expected any of .jpg"),
+    image_folder(
+        "a class folder without images",
+        lambda f: _cats_and(f, "dog/notes.txt"),
+        "no image in IMAGES/dog: expec",
+    ),
+    image_folder("one image", lambda f: _cats(f, 1), "IMAGES holds one image: at least two are needed"),
+    image_folder("fewer images than folds", _cats, "folds is 5; folder:IMAGES has 3 training images"),
+    image_folder(
+        "a file that is no image", lambda f: _cats_and(f, "dog/0.png", b"GIF"), "IMAGES/dog/0.png: can"
+    ),
+    image_folder(
+        "pixels that are not numbers", _not_a_number, "IMAGES/train/cat/9.tif: floating-point pixels"
+    ),
+    image_folder(
+        "other classes in `test` than in `train`", _splits, "classes differ: ('cat',) in IMAGES/train"
+    ),
+    image_folder("a split that the folder has not", _cats, "unknown split of IMAGES: 'holdout'", "holdout"),
+    data_files(
+        "MNIST files that are not the published ones", "mnist", dict.fromkeys(_MNIST, ""), "is damaged"
+    ),
+    data_files(
+        "an annotation of CelebA that is none", "celeba", _CELEBA, "line 2: expected FILE and 0, 1 or 2"
+    ),
+    call("replace(digits, images=digits.images[:0])", "n >= 1 and C 1 or 3, got uint8 (0, 1, 32, 32)"),
+    call("replace(digits, images=digits.images * np.nan)", "images must be uint8"),
+    call("replace(digits, images=digits.images[:, :, 2:30, 2:30])", "C 1 or 3, got uint8 (297, 1, 28, 28)"),
+    call("replace(digits, images=digits.images.repeat(2, axis=1))", "C 1 or 3, got uint8 (297, 2, 32, 32)"),
+    call("replace(digits, images=digits.images.transpose(0, 2, 3, 1))", "got uint8 (297, 32, 32, 1)"),
+    call("replace(digits, labels=digits.labels + 1)", "labels must be in 0..9, got 1..10"),
+    call("replace(digits, labels=digits.labels[1:])", "labels must be int64 (297,), got int64 (296,)"),
+    call("digits.subset([])", "indices must be integers (m,), m >= 1, got float64 (0,)"),
+    call("digits.subset([297])", "indices must be in 0..296, got 297..297"),
+    call("digits.subset([0.5])", "indices must be integers (m,), m >= 1, got float64 (1,)"),
+]
+
+ARRAYS = [
+    call("memlib.memorization(log_px)", "the result is of type ndarray; allowed: an xarray.Dataset"),
+    call('memlib.memorization(result.drop_vars("log_px"))', "no variable 'log_px'; it has fold_of"),
+    call('memlib.memorization(result.drop_vars("fold_of"))', "no variable 'fold_of'; it has log_px"),
+    call(
+        "memlib.memorization(result.isel(epoch=-1))",
+        "log_px has dimensions ('repeat', 'fold', 'observation')",
+    ),
+    call(
+        "memlib.memorization(result.isel(observation=[]))",
+        "shape (1, 3, 4, 0); allowed: at least one of each",
+    ),
+    call("memlib.memorization(result.isel(fold=[0]))", "log_px has 1 fold; allowed: 2 or more"),
+    call("memlib.memorization(result.isel(fold=[0, 1]))", "fold_of has values 0..3; allowed: 0..1"),
+    call(
+        "memlib.memorization(result.assign(fold_of=result.fold_of / 2))", "fold_of has type float64; allowed"
+    ),
+    call("memorization_scores(log_px, fold_of + 1)", "fold_of has values 1..4; allowed: 0..3"),
+    call(
+        "memorization_scores(log_px, fold_of[:2])", "log_px has shape (3, 4, 40) and fold_of (2, 40); allowed"
+    ),
+    call("memorization_scores(log_px.astype(str), fold_of)", "log_px has type <U32; allowed: numbers"),
+    call(
+        "memorization_scores(log_px * np.nan, fold_of)", "log_px is NaN 480 times and +inf 0 times; allowed"
+    ),
+    call(
+        "memorization_scores(log_px * -np.inf, fold_of)", "log_px is NaN 0 times and +inf 480 times; allowed"
+    ),
+    call("memlib.exchanged((result % 2).isel(fold=[0, 1]))", "the run has 2 folds; allowed: 3 or more"),
+    call("memlib.exchanged(result, seed=-1)", "seed is -1; allowed: 0 or more"),
+    call("fold_assignment(3, 5, rng)", "n is 3; allowed: at least the number of folds, 5"),
+]
+
+TOO_FEW = [
+    call("memlib.highly_memorized(M[:19])", "M has 19 observations; allowed: 20 or more for a 0.95 quantile"),
+    call(
+        "memlib.highly_memorized(M, 0.999)",
+        "M has 40 observations; allowed: 1000 or more for a 0.999 quantile",
+    ),
+    call("memlib.highly_memorized(M, 95)", "quantile is 95; allowed: between 0 and 1"),
+    call("memlib.highly_memorized(M * np.nan)", "M is NaN 40 times; allowed: numbers that have an order"),
+    call(
+        "memlib.highly_memorized(np.where(M > 30, np.inf, M))", "M is infinite 9 times among 40; allowed: so"
+    ),
+    call("figures.quantile_curves([1], [M[:19]])", "M must have at least 20 observations, got 19"),
+    call("figures.fit_johnson_su(M[:4])", "M must have at least 20 observations, got 4"),
+    call(
+        "figures.score_density(M, quantile=0.99)", "M must have at least 100 observations for a 0.99 quantile"
+    ),
+    call(
+        "figures.ratio_density(M[:4], M[:4] > 2)", "rho must have at least 5 finite values in a group, got 3"
+    ),
+    call(
+        "figures.convergence([1, 2], [[-90.0], [-89.0]])", "estimates must have at least 2 replicates, got 1"
+    ),
+]
+
+RESULTS = [
+    result_file(
+        "a truncated file", lambda p: p.write_bytes(p.read_bytes()[:-100]), "repeat-000.npz is damaged"
+    ),
+    result_file(
+        "an empty file", lambda p: p.write_bytes(b""), "repeat-000.npz is damaged (File is not a zip"
+    ),
+    result_file(
+        "an altered array",
+        lambda p: replaced(p, "log_px.npy", lambda content: content[:-1] + b"?"),
+        "is damaged (array log_px is not the one that was written); delete it",
+    ),
+    result_file(
+        "an array under another name",
+        lambda p: replaced(p, "log_pz.npy", lambda content: content),
+        "is damaged (its arrays are log_pz instead of log_px); delete it",
+    ),
+    result_file(
+        "one repeat's file under the name of another",
+        lambda p: shutil.copy(p, p.with_name("repeat-001.npz")),
+        "repeat-001.npz was written as repeat-000.npz; give it that name again, or delete it",
+    ),
+    result_file(
+        "a file of another run", lambda p: None, "learning_rate is 0.1 there and 0.001", learning_rate=0.1
+    ),
+    result_file("a file of another version of memlib", lambda p: None, "version is 1 there and", version=1),
+    result_file(
+        "a file of a version that kept no checksums",
+        lambda p: np.savez(p, record=np.array("{}")),
+        "repeat-000.npz was written by an earlier version of memlib; delete it",
+    ),
+    checkpoint(
+        "a checkpoint of another run", "epoch-000001.npz was computed for other settings: seed", seed=7
+    ),
+    checkpoint("a checkpoint of a GPU on a CPU", "computed on device 'cuda' and goes on only there", "cuda"),
+]
+
+SURROUNDINGS = [
+    variable("MEMLIB_DEVICE", "tpu", "memlib.run(experiment)", "device is 'tpu'; allowed: cpu, cuda, cuda:N"),
+    variable("MEMLIB_DEVICE", "cuda", "memlib.run(experiment)", "device is 'cuda', but PyTorch sees no GPU"),
+    variable("MEMLIB_RESULTS", "FILE", "memlib.run(experiment)", "MEMLIB_RESULTS is 'FILE', which is a file"),
+    variable(
+        "MEMLIB_DATA", "FILE", 'memlib.load_images("mnist")', "the data folder is 'FILE', which is a file"
+    ),
+    call("memlib.run(experiment, device=0)", "device is 0; allowed: cpu, cuda, cuda:N"),
+    call('memlib.run(replace(experiment, precision="tf32"))', "precision is 'tf32', which only GPUs have"),
+    call('memlib.run("digits-lr3")', "experiment is 'digits-lr3'; allowed: an Experiment, as EXPERIMENTS"),
+    call(
+        "memlib.run(experiment, executor=object())",
+        "executor is of type object; allowed: a concurrent.futures.Exec",
+    ),
+]
+
+COMMANDS = [
+    command("run", "Missing argument 'EXPERIMENT'"),
+    command("run digits-lr2", "unknown experiment 'digits-lr2' (did you mean digits-lr"),
+    command("run digits-lr3 --folds 1", "folds is 1; allowed: 2 or more"),
+    command("run digits-lr3 --epochs two", "Invalid value for '--epochs': 'two' is not a valid integer"),
+    command("run digits-lr3 --epoch 2", "Did you mean '--epochs'?"),
+    command("run digits-lr3 --learning-rate nan", "learning_rate is nan; allowed: between 0 and 1"),
+    command("run digits-lr3 --num-images 5000", "num_images is 5000 and folds is 5; digits has 1500"),
+    command("run digits-lr3 --images folder:NOWHERE", "NOWHERE is not a folder"),
+    command("run digits-lr3 --device tpu", "device is 'tpu'; allowed: cpu, cuda, cuda:N"),
+    command("run digits-lr3 --precision tf32", "precision is 'tf32', which only GPUs have"),
+    command("run digits-lr3 --root FILE", "the results folder is 'FILE', which is a file; allowed: a folder"),
+    command(
+        "run digits-lr3 --scheduler 10.0.0.1", "scheduler is '10.0.0.1'; allowed: an address such as tcp://"
+    ),
+    command("run digits-lr3 --scheduler tcp://127.0.0.1:1", "no scheduler answers at tcp://127.0.0.1:1"),
+    command("list --root FILE", "the results folder is 'FILE', which is a file; allowed: a folder"),
+    command("list digits-lr3", "unexpected extra argument (digits-lr3)"),
+    command(
+        "run digits-lr3 --root FILE/results", "is 'FILE/results', but 'FILE' is a file; allowed: a folder"
+    ),
+    command("verify --root FILE", "the results folder is 'FILE', which is a file; allowed: a folder"),
+    command("data --root FILE", "the data folder is 'FILE', which is a file; allowed: a folder"),
+    command("book --size huge", "'huge' is not one of 'quick', 'laptop', 'paper', 'published'"),
+    command("book --jobs 0", "Invalid value for '--jobs': 0 is not in the range"),
+]
+
+GROUPS: dict[str, tuple[str, list[Case]]] = {
+    "Settings": ('Fields of an experiment, as in `memlib.variant("digits-lr3", epochs=0)`.', NUMBERS),
+    "Names": ("Experiments, fields, choices, data sets, sizes; `replace` is that of `dataclasses`.", WORDS),
+    "Parameter files": ("`quick.yaml` of a book with the pages `index` and `04-memorized`.", PARAMETER_FILES),
+    "Parameters of a chapter": ("As they are given to Papermill.", PARAMETERS),
+    "Images": ("Training images in a folder IMAGES; `digits` is an `ImageSet` of 297 images.", IMAGES),
+    "Log-probabilities": ("`result` holds 3 repeats, 4 folds and 40 observations.", ARRAYS),
+    "Too little data": ("`M` holds 40 scores.", TOO_FEW),
+    "Results and checkpoints": ("Files of a run that is asked for again.", RESULTS),
+    "Machine and environment": ("`experiment` is a small one; FILE is a file.", SURROUNDINGS),
+    "Command line": ("FILE is a file, NOWHERE nothing.", COMMANDS),
+}
+CASES = [case for _, cases in GROUPS.values() for case in cases]
+
+
+def render() -> str:
+    """The page, from the errors that the inputs get now."""
+    lines = [INTRODUCTION]
+    for title, (note, cases) in GROUPS.items():
+        lines += ["", f"## {title}", "", note, "", "| Input | Error |", "| --- | --- |"]
+        lines += [f"| {_cell(case.given)} | {_cell(_code(refusal(case).message))} |" for case in cases]
+    return "\n".join(lines) + "\n"
+
+
+def _code(text: str) -> str:
+    """A code span, in which nothing but backticks means anything."""
+    fence = "``" if "`" in text else "`"
+    space = " " if "`" in (text[0], text[-1]) else ""
+    return f"{fence}{space}{' '.join(text.split())}{space}{fence}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), "utf-8")
+    print(f"{len(CASES)} bad inputs: {PAGE}")

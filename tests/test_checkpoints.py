@@ -1,0 +1,213 @@
+"""What goes on from a checkpoint equals what was never interrupted, bit for bit."""
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from memlib import store
+from memlib.checkpoints import KEPT, Checkpoints
+from memlib.cost import cost
+from memlib.experiment import variant
+from memlib.parallel import one_thread
+from memlib.runs import remaining, run
+from memlib.tasks import Task
+
+SMALL = {"num_images": 30, "epochs": 6, "score_every": 2, "folds": 2, "repeats": 2, "num_samples": 3}
+DIGITS = variant("digits-lr3", **SMALL, batch_size=8)
+PATCHES = variant("patches", **SMALL, batch_size=8, width=4, flip=True)
+BFLOAT16 = dataclasses.replace(DIGITS, precision="bfloat16")
+
+
+class StopError(Exception):
+    """The end of a sitting."""
+
+
+def interrupt(monkeypatch, count):
+    """End the sitting right after so many checkpoints."""
+    original, written = Checkpoints.write, []
+
+    def write(self, member, progress, i):
+        original(self, member, progress, i)
+        written.append(member)
+        if len(written) == count:
+            raise StopError
+
+    monkeypatch.setattr(Checkpoints, "write", write)
+
+
+def arrays_of(result):
+    """All stored arrays of a run by file and name."""
+    request, found = json.loads(result.request), {}
+    for path in Path(result.folder).glob("*.npz"):
+        found |= {(path.name, name): array for name, array in store.read(path, request)[0].items()}
+    return found
+
+
+def same(result, other):
+    a, b = arrays_of(result), arrays_of(other)
+    assert a.keys() == b.keys() and len(a) > 20
+    for key, array in a.items():
+        np.testing.assert_array_equal(array, b[key], err_msg=str(key), strict=True)
+
+
+@pytest.mark.parametrize("experiment", [DIGITS, PATCHES, BFLOAT16], ids=["digits", "patches", "bfloat16"])
+def test_going_on_gives_the_same_arrays_bit_for_bit(experiment, tmp_path, monkeypatch):
+    whole = run(experiment, tmp_path / "whole", progress=False)
+    for count in (1, 2, 3):
+        with monkeypatch.context() as patch, pytest.raises(StopError):
+            interrupt(patch, count)
+            run(experiment, tmp_path / "parts", progress=False)
+    parts = run(experiment, tmp_path / "parts", progress=False)
+    same(parts, whole)
+    resumed = [facts["resumed"] for facts in json.loads(parts.runs)]
+    assert sum(map(len, resumed)) >= 3 and all(set(epochs) <= {2, 4} for epochs in resumed)
+    assert [facts["resumed"] for facts in json.loads(whole.runs)] == [[], [], []]
+    assert not list(Path(parts.folder).rglob("*epoch*"))
+
+
+def test_checkpoints_come_with_every_evaluation_and_when_time_has_passed(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        Checkpoints, "write", lambda self, member, progress, i: written.append(progress.epoch)
+    )
+    run(dataclasses.replace(DIGITS, repeats=1), tmp_path / "evaluated", progress=False)
+    assert written == [2, 4, 2, 4]  # of the model of all images, of the repeat; its last epoch is its file
+    written.clear()
+    monkeypatch.setattr("memlib.tasks.CHECKPOINT_SECONDS", 0)
+    run(dataclasses.replace(DIGITS, repeats=1), tmp_path / "often", progress=False)
+    assert written == [1, 2, 3, 4, 5] * 2
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A run that was stopped after epoch 4 of its first repeat, with both checkpoints of that."""
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        interrupt(patch, 4)
+        run(DIGITS, tmp_path, progress=False)
+    (folder,) = tmp_path.iterdir()
+    assert store.checkpoint_epochs(folder, 0) == [4, 2] and KEPT == 2
+    return folder
+
+
+def resumed_epochs(folder):
+    result = run(DIGITS, folder.parent, progress=False)
+    return json.loads(result.runs)[1]["resumed"], result
+
+
+def test_a_damaged_checkpoint_is_reported_and_passed_over(begun, tmp_path, caplog):
+    newest, before = (store.checkpoint_path(begun, 0, epoch) for epoch in (4, 2))
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    assert resumed_epochs(begun)[0] == [2]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "memlib"]
+    assert str(newest) in line and "is damaged" in line and "going on from an earlier checkpoint" in line
+
+
+def test_where_all_are_damaged_it_begins_anew(begun, tmp_path, caplog):
+    for epoch in (4, 2):
+        path = store.checkpoint_path(begun, 0, epoch)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    epochs, result = resumed_epochs(begun)
+    assert epochs == [] and caplog.text.count("is damaged") == 2
+    same(result, run(DIGITS, tmp_path / "whole", progress=False))
+
+
+def test_a_checkpoint_from_another_device_is_refused_and_kept(begun):
+    path = store.checkpoint_path(begun, 0, 4)
+    record = store.read_record(path)
+    arrays, _ = store.read(path, record["request"])
+    record["run"]["device"] = "cuda"
+    store.write(path, arrays, record)
+    with pytest.raises(store.StoreError, match="was computed on device 'cuda' and goes on only there"):
+        run(DIGITS, begun.parent, progress=False)
+    assert path.exists()
+
+
+def test_a_checkpoint_of_another_request_is_refused(begun):
+    path = store.checkpoint_path(begun, 0, 4)
+    record = store.read_record(path)
+    arrays, _ = store.read(path, record["request"])
+    store.write(path, arrays, record | {"request": record["request"] | {"seed": 7}})
+    with pytest.raises(store.StoreError, match="seed is 7 there and 0 in the request"):
+        run(DIGITS, begun.parent, progress=False)
+
+
+def test_what_a_checkpoint_holds_counts_as_done(begun, monkeypatch):
+    bars = []
+
+    class Bar(contextlib.nullcontext):
+        def __init__(self, total, title, enabled=True):
+            super().__init__(self)
+            self.total, self.done = total, 0
+            bars.append(self)
+
+        def update(self, flop):
+            self.done += flop
+
+    left = remaining(DIGITS, begun.parent, device="cpu").cost
+    assert left == cost(DIGITS, 30, 1, 297, {0: 4, 1: 0})
+    assert left.scored_pairs == (1 + 3) * 2 * 30 and left.training_passes == (2 + 6) * 2 * 15
+    monkeypatch.setattr("memlib.runs.progress_bar", Bar)
+    run(DIGITS, begun.parent)
+    [bar] = bars
+    assert bar.done == bar.total
+
+
+@pytest.fixture
+def one_core():
+    with one_thread():
+        yield
+
+
+def test_repeats_that_were_stacked_go_on_alone_and_those_alone_stacked(tmp_path, monkeypatch, one_core):
+    """The models of a repeat are its own, whoever trains beside them; stacked products round differently."""
+
+    def task(folder):
+        checkpoints = Checkpoints(folder, {}, "cpu")
+        return Task(DIGITS, DIGITS.load_images(), torch.device("cpu"), lambda flop: None, checkpoints)
+
+    alone = {repeat: task(tmp_path / "whole").train_repeats([repeat])[0] for repeat in (0, 1)}
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        interrupt(patch, 4)
+        task(tmp_path / "stacked").train_repeats([0, 1])
+    for repeat in (0, 1):
+        with monkeypatch.context() as patch, pytest.raises(StopError):
+            interrupt(patch, 1)
+            task(tmp_path / "single").train_repeats([repeat])
+    outcomes = [
+        task(tmp_path / "stacked").train_repeats([0])[0],
+        task(tmp_path / "stacked").train_repeats([1])[0],
+        *task(tmp_path / "single").train_repeats([0, 1]),
+    ]
+    assert [outcome.resumed for outcome in outcomes] == [[4], [4], [2], [2]]
+    for outcome, repeat in zip(outcomes, (0, 1, 0, 1), strict=True):
+        for name, array in alone[repeat].arrays.items():
+            np.testing.assert_allclose(outcome.arrays[name], array, rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+def test_a_stacked_group_goes_on_from_the_newest_epoch_that_all_have(tmp_path, monkeypatch, one_core):
+    folder = tmp_path / "digits"
+    checkpoints = Checkpoints(folder, {}, "cpu")
+    task = Task(DIGITS, DIGITS.load_images(), torch.device("cpu"), lambda flop: None, checkpoints)
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        interrupt(patch, 3)  # killed between the two writes after epoch 4
+        task.train_repeats([0, 1])
+    assert [store.checkpoint_epochs(folder, repeat) for repeat in (0, 1)] == [[4, 2], [2]]
+    first, second = task.train_repeats([0, 1])
+    assert first.resumed == second.resumed == [2]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("experiment", [DIGITS, PATCHES], ids=["digits", "patches"])
+def test_going_on_on_a_gpu_gives_the_same_arrays(experiment, tmp_path, monkeypatch):
+    whole = run(experiment, tmp_path / "whole", device="cuda", progress=False)
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        interrupt(patch, 3)
+        run(experiment, tmp_path / "parts", device="cuda", progress=False)
+    same(run(experiment, tmp_path / "parts", device="cuda", progress=False), whole)

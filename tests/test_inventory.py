@@ -1,0 +1,116 @@
+"""What is stored is listed with its progress, and every file is checked."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memlib import store
+from memlib.experiment import variant
+from memlib.inventory import list_results, verify
+from memlib.runs import run
+
+SMALL = variant(
+    "digits-lr3", num_images=24, epochs=2, score_every=1, folds=2, repeats=2, num_samples=2, batch_size=8
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run."""
+    return run(SMALL, tmp_path_factory.mktemp("finished"), progress=False)
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of a whole run, and a checkpoint of a further repeat."""
+    copy, request = tmp_path / Path(finished.folder).name, json.loads(finished.request)
+    shutil.copytree(finished.folder, copy)
+    store.write(store.checkpoint_path(copy, 2, 1), {"steps": np.array(3.0)}, {"request": request, "run": {}})
+    return copy
+
+
+def problems(folder):
+    return [problem for _, problem in verify(folder.parent) if problem]
+
+
+def test_listing_tells_what_is_finished_begun_and_running(folder):
+    with store.claim(store.member_path(folder, 2)):
+        (stored,) = list_results(folder.parent)
+    assert (stored.folder, stored.finished, stored.repeats) == (folder, [None, 0, 1], 2)
+    assert stored.begun == {2: 1} and stored.running == [2] and stored.problems == []
+    assert stored.request["num_images"] == 24 and stored.images == "digits"
+    assert stored.bytes == sum(path.stat().st_size for path in folder.rglob("*.npz"))
+    (stored,) = list_results(folder.parent)
+    assert stored.running == []
+    assert list_results(folder / "nothing") == []
+
+
+def test_listing_survives_damaged_files(folder):
+    store.member_path(folder, None).write_bytes(b"nothing")
+    (stored,) = list_results(folder.parent)
+    assert stored.finished == [0, 1] and "full.npz is damaged" in stored.problems[0]
+    for path in folder.rglob("*.npz"):
+        path.write_bytes(b"")
+    (stored,) = list_results(folder.parent)
+    assert stored.request is None and len(stored.problems) == 4
+
+
+def test_a_whole_store_has_no_problems(folder):
+    assert [path.name for path, _ in verify(folder.parent)] == [
+        "full.npz",
+        "repeat-000.npz",
+        "repeat-001.npz",
+        "repeat-002-epoch-000001.npz",
+    ]
+    assert problems(folder) == []
+
+
+@pytest.mark.parametrize("name", ["full.npz", "repeat-001.npz", "checkpoints/repeat-002-epoch-000001.npz"])
+def test_altered_arrays_are_found(folder, name):
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    (problem,) = problems(folder)
+    assert problem.startswith(f"{path} is damaged")
+
+
+def test_files_in_the_wrong_place_are_found(folder):
+    folder.rename(folder.with_name("digits-000000000000"))
+    wrong = problems(folder)
+    assert len(wrong) == 4
+    assert all("does not belong into digits-000000000000: it answers another request" in w for w in wrong)
+
+
+def test_files_of_another_version_are_found(folder, monkeypatch):
+    monkeypatch.setattr(store, "RESULT_VERSION", store.RESULT_VERSION + 1)
+    wrong = problems(folder)
+    assert len(wrong) == 4
+    assert all(f"has version {store.RESULT_VERSION - 1}; this memlib reads" in w for w in wrong)
+
+
+def test_arrays_that_do_not_fit_the_request_are_found(folder):
+    path = store.member_path(folder, 0)
+    record = store.read_record(path)
+    arrays, _ = store.read(path, record["request"])
+    store.write(path, arrays | {"ess": arrays["ess"][:1]}, record)
+    assert problems(folder) == [f"{path} is inconsistent: ess has shape (1, 2, 24) instead of (2, 2, 24)"]
+
+
+def test_what_a_killed_process_left_is_named(folder):
+    part = folder / "repeat-003.npz.machine-1.part"
+    part.touch()
+    assert problems(folder) == [
+        f"{part} was left by a process that was killed; the next run of its repeat deletes it"
+    ]
+
+
+def test_a_run_refuses_what_verify_finds(folder):
+    store.member_path(folder, 1).write_bytes(b"")
+    with pytest.raises(store.StoreError, match=r"repeat-001\.npz is damaged"):
+        run(SMALL, folder.parent, progress=False)
+    store.member_path(folder, 1).unlink()
+    assert run(SMALL, folder.parent, progress=False).sizes["repeat"] == 2

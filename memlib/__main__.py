@@ -20,6 +20,7 @@ from memlib.experiment import EXPERIMENTS, Experiment
 from memlib.inventory import Stored
 from memlib.memorization import least_observations
 from memlib.pages import ROOT, SIZES
+from memlib.store import StoreError
 
 # What a file system refuses, which is no defect: permission, space, quota, writing at all.
 _OUTSIDE = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -31,7 +32,9 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, FileNotFoundError, FloatingPointError, ClusterError) as error:
+        except (StoreError, ClusterError) as error:  # on whatever machine
+            raise _failure(error) from error
+        except (ValueError, FileNotFoundError, FloatingPointError) as error:
             if not _raised_here(error.__traceback__):
                 raise
             raise _failure(error) from error

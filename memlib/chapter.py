@@ -12,7 +12,7 @@ import nbformat
 import pandas as pd
 import xarray as xr
 
-from memlib.data import nearest
+from memlib.data import check_known
 from memlib.experiment import EXPERIMENTS
 from memlib.memorization import least_observations
 
@@ -77,7 +77,7 @@ def describe(result: xr.Dataset) -> pd.DataFrame:
     here["device"] = ", ".join(sorted({run["device"] for run in runs}))
     seconds = sum(run["seconds"] for run in runs)
     here["computed"] = f"{max(run['finished'] for run in runs)[:10]}, in {seconds:.0f} s"
-    if resumed := sum(len(run["resumed"]) for run in runs):
+    if resumed := sum(len(run.get("resumed", [])) for run in runs):
         here["computed"] += f", resumed {resumed} times from a checkpoint"
     versions = {f"memlib {run['memlib']}, torch {run['torch'].partition('+')[0]}" for run in runs}
     here["versions"] = "; ".join(sorted(versions))
@@ -180,9 +180,7 @@ def check_values(declared: Mapping[str, str], given: Mapping[str, Any], where: s
         ValueError: saying where, which one, and what is allowed.
     """
     for name, value in given.items():
-        if name not in declared:
-            hint = nearest(name, declared)
-            raise ValueError(f"{where}: unknown parameter {name!r}{hint}; allowed: {', '.join(declared)}")
+        check_known("parameter", name, declared, f"{where}: ")
         types = _TYPES.get(declared[name])
         if types and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
             kind = type(value).__name__

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,7 +36,8 @@ class Progress:
         epoch: passes over the data that are done.
         recorded: by name, in the order of time, entries (E, ...).
         seconds: of computation so far, added up over all sittings.
-        resumed: the epochs at which computation went on from a checkpoint.
+        resumed: the epochs after which computation went on from a checkpoint.
+        torch_version: PyTorch's, or its versions if that changed on the way.
     """
 
     model: Ensemble
@@ -47,6 +48,7 @@ class Progress:
     recorded: dict[str, list[NDArray]] = field(default_factory=dict)
     seconds: float = 0.0
     resumed: list[int] = field(default_factory=list)
+    torch_version: str = str(torch.__version__)
 
     def record(self, **entries: NDArray) -> None:
         """Add an entry (E, ...) to each of these."""
@@ -88,8 +90,9 @@ class Progress:
         }
 
     @torch.no_grad()
-    def restore(self, epoch: int, parts: Sequence[Mapping[str, NDArray]]) -> None:
-        """Go on from the `arrays` of each member after that epoch."""
+    def restore(self, saved: Sequence["Saved"]) -> None:
+        """Go on from what each member saved after the same epoch."""
+        parts = [one.arrays for one in saved]
         for p in self.model.params.values():
             steps = torch.tensor(parts[0]["steps"], device=self.model.device)
             moments = {moment: torch.zeros_like(p) for moment in _MOMENTS}
@@ -103,8 +106,28 @@ class Progress:
         names = [name for name in parts[0] if name.startswith(_RESULT)]
         together = {name: np.concatenate([part[name] for part in parts], axis=1) for name in names}
         self.recorded = {name.removeprefix(_RESULT): list(array) for name, array in together.items()}
-        self.epoch = epoch
-        self.resumed.append(epoch)
+        facts = [one.run for one in saved]
+        self.epoch = saved[0].epoch
+        self.seconds = max(run["seconds"] for run in facts)
+        self.resumed = [*max((run["resumed"] for run in facts), key=len), self.epoch]
+        self._note_version(max((run["torch_version"] for run in facts), key=len))
+
+    def _note_version(self, before: str) -> None:
+        now = self.torch_version
+        if before.split(", then ")[-1] != now:
+            LOG.warning(
+                "going on with torch %s after torch %s: last digits may differ from either", now, before
+            )
+            before += f", then {now}"
+        self.torch_version = before
+
+
+class Saved(NamedTuple):
+    """A checkpoint of one member: after which epoch, its arrays, and how they were computed."""
+
+    epoch: int
+    arrays: dict[str, NDArray]
+    run: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -123,49 +146,44 @@ class Checkpoints:
 
     def write(self, member: Member, progress: Progress, i: int) -> None:
         """Keep member i of those that train, and give up what is older than `KEPT` checkpoints."""
-        run = {"device": self.device, "seconds": progress.seconds, "resumed": progress.resumed}
+        run = {name: getattr(progress, name) for name in ("seconds", "resumed", "torch_version")}
         path = store.checkpoint_path(self.folder, member, progress.epoch)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store.write(path, progress.arrays(i), {"request": dict(self.request), "run": run})
-        for epoch in store.checkpoint_epochs(self.folder, member)[KEPT:]:
+        record = {"request": dict(self.request), "run": {"device": self.device, **run}}
+        store.write(path, progress.arrays(i), record)
+        epochs = store.checkpoint_epochs(self.folder, member)
+        later = [epoch for epoch in epochs if epoch > progress.epoch]  # no use, or this would not come again
+        for epoch in [*later, *epochs[len(later) + KEPT :]]:
             store.checkpoint_path(self.folder, member, epoch).unlink(missing_ok=True)
 
-    def resume(self, members: Sequence[Member], progress: Progress) -> None:
-        """Restore the newest epoch of which all members have a valid checkpoint; leave `progress` if none.
-
-        Damaged files are reported and passed over.
+    def newest(self, member: Member) -> Saved | None:
+        """The newest checkpoint that is whole; damaged ones are reported and passed over.
 
         Raises:
-            StoreError: a checkpoint of another request, or from another kind of device: its random streams
-                go on only there.
+            StoreError: it is of another request, or from another kind of device, on which alone its random
+                streams go on.
         """
-        common = set.intersection(*(set(store.checkpoint_epochs(self.folder, m)) for m in members))
-        for epoch in sorted(common, reverse=True):
+        for epoch in store.checkpoint_epochs(self.folder, member):
+            path = store.checkpoint_path(self.folder, member, epoch)
             try:
-                read = [self._read(member, epoch) for member in members]
+                self._check(path)
+                arrays, record = store.read(path, self.request)
             except store.DamagedError as error:
                 LOG.warning("%s; going on from an earlier checkpoint, or anew where there is none", error)
-                continue
-            facts = [record["run"] for _, record in read]
-            progress.seconds = max(run["seconds"] for run in facts)
-            progress.resumed = max((run["resumed"] for run in facts), key=len)
-            progress.restore(epoch, [arrays for arrays, _ in read])
-            return
+            else:
+                return Saved(epoch, arrays, record["run"])
+        return None
 
-    def _read(self, member: Member, epoch: int) -> tuple[dict[str, NDArray], store.Record]:
-        path = store.checkpoint_path(self.folder, member, epoch)
-        arrays, record = store.read(path, self.request)
-        if record["run"]["device"] != self.device:
+    def check(self, member: Member) -> None:
+        """Raise what `newest` would, but for damage, without reading the arrays or claiming the member."""
+        for epoch in store.checkpoint_epochs(self.folder, member)[:1]:
+            with contextlib.suppress(store.DamagedError, FileNotFoundError):  # or given up meanwhile
+                self._check(store.checkpoint_path(self.folder, member, epoch))
+
+    def _check(self, path: Path) -> None:
+        device = store.check(path, self.request)["run"]["device"]
+        if device != self.device:
+            every = path.with_name(f"{path.name.partition('-epoch-')[0]}-epoch-*")
             raise StoreError(
-                f"{path} was computed on device {record['run']['device']!r} and goes on only there, not on "
-                f"{self.device!r}; choose that device, or delete the file to begin anew"
+                f"{path} was computed on device {device!r} and goes on only there, not on {self.device!r}; "
+                f"choose that device, or delete {every.name} beside it to begin anew"
             )
-        return arrays, record
-
-    def clear(self, member: Member) -> None:
-        """Give up all checkpoints of a member, which is finished, with what a killed process left of one."""
-        checkpoints = store.checkpoint_path(self.folder, member, 0).parent
-        for path in checkpoints.glob(f"{store.member_path(self.folder, member).stem}-epoch-*"):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # those of other members are there, or nothing ever was
-            checkpoints.rmdir()

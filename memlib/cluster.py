@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator
-from concurrent.futures import Executor
+from concurrent.futures import CancelledError, Executor
 
 CONNECT_SECONDS = 10
 
@@ -21,8 +21,8 @@ def connect(scheduler: str) -> Iterator[Executor]:
 
     Raises:
         ValueError: what is no address.
-        ClusterError: Dask is not installed, no scheduler answers there, or so many workers ended while they
-            computed a task that Dask gave it up.
+        ClusterError: Dask is not installed, no scheduler answers there, it was lost, or so many workers ended
+            while they computed a task that Dask gave it up.
     """
     if not re.fullmatch(r"[a-z]+://.+:\d+", scheduler):
         raise ValueError(f"scheduler is {scheduler!r}; allowed: an address such as tcp://10.0.0.1:8786")
@@ -33,7 +33,7 @@ def connect(scheduler: str) -> Iterator[Executor]:
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
-        raise ClusterError(f"no scheduler answers at {scheduler}: {error}") from error
+        raise ClusterError(f"no scheduler answers at {scheduler}") from error
     with client:
         try:
             # results of a task that failed or whose files were deleted must not be used again
@@ -42,4 +42,8 @@ def connect(scheduler: str) -> Iterator[Executor]:
             raise ClusterError(
                 f"{error.allowed_failures + 1} workers ended while they computed the same task, as happens "
                 "where memory or time is too short; what is finished is kept, and their logs say more"
+            ) from error
+        except CancelledError as error:
+            raise ClusterError(
+                f"the scheduler at {scheduler} was lost; what is finished is kept, and the same run goes on"
             ) from error

@@ -168,8 +168,8 @@ def load_images(name: str, split: str = "train", root: str | os.PathLike[str] | 
     """
     if isinstance(name, str) and name.startswith("folder:") and name != "folder:":
         return _load_folder(Path(name.removeprefix("folder:")).expanduser().resolve(), split)
-    _check_known(name, (*DATASETS, "folder:PATH"), "data set")
-    _check_known(split, SPLITS[name], f"split of {name}")
+    check_known("data set", name, (*DATASETS, "folder:PATH"))
+    check_known(f"split of {name}", split, SPLITS[name])
     match name:
         case "digits":
             return _load_digits(split)
@@ -273,7 +273,7 @@ def _load_folder(path: Path, split: str) -> ImageSet:
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder: 'folder:PATH' expects a folder of images")
     parts = find_splits(path)
-    _check_known(split, tuple(parts) or ("train", "test"), f"split of {path}")
+    check_known(f"split of {path}", split, tuple(parts) or ("train", "test"))
     if parts:
         paths, labels, classes, everything = list_split(parts, split, path.name)
         index = np.arange(len(paths))
@@ -343,14 +343,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
     >>> nearest("MINST", ["digits", "mnist"])
     ' (did you mean mnist?)'
     """
-    near = difflib.get_close_matches(str(word).lower(), list(known), 1, cutoff=0.4)
+    near = difflib.get_close_matches(word.lower(), list(known), 1, cutoff=0.4)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def _check_known(value: str, allowed: tuple[str, ...], what: str) -> None:
-    if value not in allowed:
-        hint = nearest(value, allowed)
-        raise ValueError(f"unknown {what}: {value!r}{hint}, allowed are {', '.join(allowed)}")
+def check_known(kind: str, name: object, known: Iterable[str], where: str = "") -> None:
+    """ValueError that says where, for a name that is not known; it names the nearest and all that are."""
+    known = list(dict.fromkeys(known))
+    if name not in known:
+        hint = nearest(str(name), known)
+        raise ValueError(f"{where}unknown {kind} {name!r}{hint}; allowed: {', '.join(known)}")
 
 
 def _dtype(value: object) -> np.dtype | None:

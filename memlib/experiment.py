@@ -9,7 +9,7 @@ from typing import Any, Self, get_args
 import numpy as np
 import torch
 
-from memlib.data import DATASETS, ImageSet, data_root, load_images, nearest
+from memlib.data import DATASETS, ImageSet, check_known, data_root, load_images
 from memlib.models import VAE, Architecture, LikelihoodName, build_vae
 from memlib.precision import Precision
 
@@ -24,11 +24,6 @@ class Stream(IntEnum):
     TRAINING_NOISE = 4
     SCORING_NOISE = 5
     SAMPLES = 6
-
-
-def _check_known(kind: str, name: str, known: list[str]) -> None:
-    if name not in known:
-        raise ValueError(f"unknown {kind} {name!r}{nearest(name, known)}; allowed: {', '.join(known)}")
 
 
 def _option(default: Any, help: str) -> Any:
@@ -70,7 +65,7 @@ class Experiment:
     def __new__(cls, *args: Any, **given: Any) -> Self:
         # before __init__, which would refuse an unknown field without a hint at the nearest
         for name in given:
-            _check_known("field", name, [f.name for f in dataclasses.fields(cls)])
+            check_known("field", name, [f.name for f in dataclasses.fields(cls)])
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -181,5 +176,5 @@ def variant(name: str, **changes: Any) -> Experiment:
     Raises:
         ValueError: an unknown name or field (the nearest valid one is named), or a value that is not allowed.
     """
-    _check_known("experiment", name, list(EXPERIMENTS))
+    check_known("experiment", name, list(EXPERIMENTS))
     return dataclasses.replace(EXPERIMENTS[name], **changes)

@@ -1,5 +1,7 @@
 """What is stored: a listing with the progress of every run, and a check of every file."""
 
+import errno
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,20 +58,25 @@ def _folders(root: str | Path | None) -> list[Path]:
 
 
 def _listed(folder: Path) -> Stored | None:
-    records, problems, begun = {}, [], {}
-    files = list(_files(folder))
-    for path, member, epoch in files:
+    records, problems, begun, sizes, ages = {}, [], {}, [], []
+    for path, member, epoch in _files(folder):
         try:
+            facts = path.stat()
             records[path] = store.read_record(path)
+        except FileNotFoundError:  # a checkpoint that was given up meanwhile
+            continue
         except StoreError as error:
             problems.append(str(error))
         else:
             if epoch is not None:
                 begun[member] = max(epoch, begun.get(member, 0))
-    finished = [member for path, member, epoch in files if epoch is None and path in records]
-    if not files:
+        sizes.append(facts.st_size)
+        ages.append(facts.st_mtime)
+    request = next((record["request"] for record in records.values()), None) or _request(folder)
+    running = [member for member in _members(folder) if _claimed(folder, member)]
+    if not sizes and not (request and running):
         return None
-    request = next((record["request"] for record in records.values()), None)
+    finished = [m for path, m, epoch in _files(folder) if epoch is None and path in records]
     named = [record["run"]["images"] for record in records.values() if "images" in record["run"]]
     return Stored(
         folder=folder,
@@ -77,34 +84,46 @@ def _listed(folder: Path) -> Stored | None:
         images=named[0] if named else request["images"] if request else "",
         finished=finished,
         begun={member: epoch for member, epoch in begun.items() if member not in finished},
-        running=[member for member in _members(folder) if _claimed(folder, member)],
-        bytes=sum(path.stat().st_size for path, _, _ in files),
-        modified=max(path.stat().st_mtime for path, _, _ in files),
+        running=running,
+        bytes=sum(sizes),
+        modified=max(ages, default=folder.stat().st_mtime),
         problems=problems,
     )
+
+
+def _request(folder: Path) -> Record | None:
+    try:
+        return json.loads((folder / store.REQUEST).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, Member, int | None]]:
     """Results and checkpoints with their member and, of a checkpoint, its epoch."""
     for path in [*sorted(folder.glob("*.npz")), *sorted(folder.glob("checkpoints/*.npz"))]:
         if match := _MEMBER.fullmatch(path.name):
-            member = None if match[1] == "full" else int(match[2])
-            yield path, member, int(match[4]) if match[4] else None
+            yield path, _member(match), int(match[4]) if match[4] else None
+
+
+def _member(match: re.Match[str]) -> Member:
+    return None if match[1] == "full" else int(match[2])
 
 
 def _members(folder: Path) -> Iterator[Member]:
     """Those that were ever begun: each has a lock file."""
     for path in sorted(folder.glob("*.lock")):
         if match := _MEMBER.fullmatch(f"{path.stem}.npz"):
-            yield None if match[1] == "full" else int(match[2])
+            yield _member(match)
 
 
 def _claimed(folder: Path, member: Member) -> bool:
     try:
         with store.claim(store.member_path(folder, member)) as free:
             return not free
-    except PermissionError:  # a folder that others may only read does not tell
-        return False
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # who may only read cannot tell
+            return False
+        raise
 
 
 def verify(root: str | Path | None = None) -> Iterator[tuple[Path, str]]:
@@ -112,21 +131,30 @@ def verify(root: str | Path | None = None) -> Iterator[tuple[Path, str]]:
 
     Yields:
         Each file with what is wrong with it, empty where nothing is: damaged, under another name or in
-        another folder than it was written, of another version, or with arrays of other shapes than its
-        request asks for.
+        another folder than it was written, of another version, the result of a repeat with arrays of other
+        shapes than its request asks for, or left half written by a process that was killed.
     """
     for folder in _folders(root):
         for path, member, epoch in _files(folder):
-            yield path, _problem(path, member, epoch)
+            try:
+                yield path, _problem(path, member, epoch)
+            except FileNotFoundError:  # a checkpoint that was given up meanwhile
+                continue
+        running = [member for member in _members(folder) if _claimed(folder, member)]
         for part in sorted(folder.rglob("*.part")):
-            yield part, f"{part} was left by a process that was killed; the next run of its repeat deletes it"
+            match = _MEMBER.match(part.name)
+            if match and _member(match) not in running:
+                yield (
+                    part,
+                    f"{part} was left by a process that was killed; the next run of its repeat deletes it",
+                )
 
 
 def _problem(path: Path, member: Member, epoch: int | None) -> str:
     try:
         request = store.read_record(path)["request"]
-        if request["version"] != store.RESULT_VERSION:
-            return f"{path} has version {request['version']}; this memlib reads {store.RESULT_VERSION}"
+        if (version := request.get("version")) != store.RESULT_VERSION:
+            return f"{path} has version {version}; this memlib reads {store.RESULT_VERSION}"
         home = path.parent if epoch is None else path.parent.parent
         if store.result_folder(home.parent, request) != home:
             return f"{path} does not belong into {home.name}: it answers another request"

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import yaml
 from nbformat import NotebookNode
 
 from memlib.chapter import check_values, declared_parameters
-from memlib.data import nearest
+from memlib.data import check_known
 from memlib.experiment import EXPERIMENTS
 
 PACKAGE = Path(__file__).resolve().parent
@@ -57,8 +57,7 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
             experiment, chapter or parameter in it, named with the file.
         FileNotFoundError: a file of params/, or a notebook that pages.yaml names, is missing.
     """
-    if size not in SIZES:
-        raise ValueError(f"size is {size!r}{nearest(size, SIZES)}; allowed: {', '.join(SIZES)}")
+    check_known("size", size, SIZES)
     book_dir = Path(book_dir)
     listed = _read_yaml(book_dir / "params" / "pages.yaml", chapters=list, templates=list, experiments=dict)
     file = book_dir / "params" / f"{size}.yaml"
@@ -68,7 +67,8 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
         ("chapter", chapters, (*listed["chapters"], *listed["templates"])),
         ("experiment", experiments, (*listed["experiments"], *EXPERIMENTS)),
     ):
-        _check_known(file, kind, given, known)
+        for name in given:
+            check_known(kind, name, known, f"{file.name}: ")
         for name, parameters in given.items():
             given[name] = _checked(file, name, parameters, dict)
 
@@ -109,7 +109,8 @@ def _read_yaml(file: Path, **sections: type) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file.name}: not valid YAML, {error}") from error
     content = _checked(file, "the file", content, dict)
-    _check_known(file, "section", content, tuple(sections))
+    for name in content:
+        check_known("section", name, sections, f"{file.name}: ")
     return {name: _checked(file, name, content.get(name), kind) for name, kind in sections.items()}
 
 
@@ -131,15 +132,6 @@ def _checked(file: Path, name: Any, value: Any, kind: type) -> Any:
         allowed = {dict: "names with values, as in `name: value`", list: "a list, as in `[one, two]`"}[kind]
         raise ValueError(f"{file.name}: {name} is {value!r} ({type(value).__name__}); allowed: {allowed}")
     return kind() if value is None else value
-
-
-def _check_known(file: Path, kind: str, names: Iterable[Any], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            allowed = ", ".join(dict.fromkeys(known))
-            raise ValueError(
-                f"{file.name}: unknown {kind} {name!r}{nearest(name, known)}; allowed: {allowed}"
-            )
 
 
 def _titled(heading: str, experiment: str) -> str:

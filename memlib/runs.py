@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import logging
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import torch
 import xarray as xr
 
 import memlib.store as store
+from memlib.checkpoints import Checkpoints
 from memlib.cost import Cost, Estimate, cost, estimate
 from memlib.data import ImageSet
 from memlib.device import check_device, choose_device
@@ -24,13 +24,20 @@ from memlib.precision import check_precision
 from memlib.progress import progress_bar
 from memlib.store import Member, StoreError
 from memlib.tasks import PARAMETER
-from memlib.worker import WAIT_SECONDS, Job, Report, compute, compute_in_process, finish, requested
-
-LOG = logging.getLogger("memlib")
-PROCESSES_FLOP = 4e12  # from here on starting processes, which takes seconds, pays
-SHARED_SECONDS = (
-    90  # until a file that a worker wrote must be seen here: network folders remember for a minute
+from memlib.worker import (
+    WAIT_SECONDS,
+    Job,
+    Report,
+    compute,
+    compute_in_process,
+    finish,
+    requested,
+    say_waiting,
 )
+
+PROCESSES_FLOP = 4e12  # from here on starting processes, which takes seconds, pays
+# until a file that a worker wrote must be seen here: network folders remember for a minute
+SHARED_SECONDS = 90
 
 
 def run(
@@ -45,15 +52,17 @@ def run(
     The repeats, and one model trained on all images, are separate tasks. On a CPU each computes on one core;
     where there is much to do, as many processes as PyTorch has threads work on them. On a GPU as many repeats
     as fit into half of its free memory are stacked into one group. Processes that ask for the same experiment
-    at the same time share its tasks, or groups, and do each of them once. A task that was killed goes on from
-    its newest checkpoint, and ends with the numbers that it would have had.
+    at the same time share its tasks, or groups, and do each of them once.
+
+    A task that was killed goes on from its newest checkpoint. On a CPU it ends, bit for bit, with the numbers
+    that it would have had; on a GPU too if the same repeats are stacked again, else up to rounding.
 
     Args:
         experiment: the specification.
         root: the results folder; see `memlib.store`.
-        executor: anything with the interface of `concurrent.futures.Executor` whose workers see `root`, such
-            as that of a Dask client; by default this machine. When a task fails, those that wait are
-            cancelled and those that run finish.
+        executor: a `concurrent.futures.Executor` whose workers see `root`, such as that of a Dask client,
+            `client.get_executor(pure=False)`; by default this machine. When a task fails, those that wait
+            are cancelled; those that run end by themselves, and their results are kept.
         device: "cpu", "cuda" or "cuda:N"; by default, where a task runs, $MEMLIB_DEVICE, else a GPU where
             there is one.
         progress: show a progress bar: of FLOP, with an executor of tasks.
@@ -64,7 +73,8 @@ def run(
     Raises:
         ValueError: bad settings, before any training starts.
         FloatingPointError: the training of some repeats diverged; the others are stored.
-        StoreError: a stored file is damaged or answers another request, or workers do not see `root`.
+        StoreError: a stored file is damaged or answers another request, `root` has no locks, or workers do
+            not see it.
     """
     _check(experiment)
     if executor is None:
@@ -73,12 +83,15 @@ def run(
     elif not isinstance(executor, Executor):
         raise ValueError(
             f"executor is of type {type(executor).__name__}; allowed: a concurrent.futures.Executor, "
-            "as client.get_executor() of a Dask client is"
+            "as client.get_executor(pure=False) of a Dask client is"
         )
     elif device:
         check_device(device)  # whether it is there, each worker finds out
     images, validation = experiment.load_images(), experiment.load_validation()
     job, missing = _missing(experiment, images, validation, root, device if executor else str(where))
+    if missing:
+        _check_stored(job, missing, where.type if executor is None else None)
+        store.write_request(job.folder, job.request)
     title = f"{experiment.images}, {len(missing)} of {experiment.repeats + 1} tasks"
     diverged: dict[Member, str] = {}
     if missing and executor:
@@ -97,6 +110,9 @@ def run(
                 diverged = _work_through(
                     groups, job, lambda left: [compute(job, g, bar.update, sets) for g in left]
                 )
+    for member in [None, *range(experiment.repeats)]:
+        if store.member_path(job.folder, member).exists():  # else it diverged
+            store.remove_checkpoints(job.folder, member)  # of a process killed before it could
     if diverged:
         raise FloatingPointError(_told(diverged, job))
     return store.assemble(job.folder, experiment.repeats, job.request)
@@ -141,6 +157,20 @@ def _missing(
     return Job(experiment, request, folder, device), missing
 
 
+def _check_stored(job: Job, missing: list[Member], device: str | None) -> None:
+    """Read what is there of a run of which something is missing: nothing trains beside what cannot be used.
+
+    Raises:
+        StoreError: a file is damaged or answers another request; a checkpoint answers another one, or is from
+            another kind of device than this, if that is known.
+    """
+    for member in [None, *range(job.experiment.repeats)]:
+        if member not in missing:
+            store.read(store.member_path(job.folder, member), job.request)
+        elif device:
+            Checkpoints(job.folder, job.request, device).check(member)
+
+
 def _begun(job: Job, members: list[Member]) -> dict[Member, int]:
     """The epochs that members have behind them."""
     return {m: max(store.checkpoint_epochs(job.folder, m), default=0) for m in members}
@@ -171,25 +201,9 @@ def _groups(job: Job, images: ImageSet, members: list[Member], device: torch.dev
             for count in (1, 2)
         ]
         size = 1 + max(0, int((limit - memory[0]) // (memory[1] - memory[0])))
-    groups: list[list[Member]] = [[None]] if None in members else []
-    for alike in _alike(job.folder, [member for member in members if member is not None]):
-        groups += [alike[i : i + size] for i in range(0, len(alike), size)]
-    return groups
-
-
-def _alike(folder: Path, repeats: list[Member]) -> list[list[Member]]:
-    """Repeats that can go on side by side: with checkpoints of the same epoch, or with none."""
-    groups: list[tuple[set[int], list[Member]]] = []
-    for repeat in repeats:
-        epochs = set(store.checkpoint_epochs(folder, repeat)) or {0}
-        for common, group in groups:
-            if common & epochs:
-                common &= epochs
-                group.append(repeat)
-                break
-        else:
-            groups.append((epochs, [repeat]))
-    return [group for _, group in groups]
+    repeats = [member for member in members if member is not None]
+    alone: list[list[Member]] = [[None]] if None in members else []
+    return alone + [list(repeats[i : i + size]) for i in range(0, len(repeats), size)]
 
 
 def _work_through(
@@ -206,9 +220,7 @@ def _work_through(
             paths = [store.member_path(job.folder, member) for group in left for member in group]
             path = next((path for path in paths if not path.exists()), awaited)
             if path != awaited:
-                LOG.warning(
-                    "waiting for %s, which another process computes; it holds %s", path, store.lock_path(path)
-                )
+                say_waiting(path)
             awaited = path
             time.sleep(WAIT_SECONDS)
         groups = left
@@ -237,7 +249,6 @@ def _run_elsewhere(
     Raises:
         StoreError: what they wrote is not seen here.
     """
-    job.folder.mkdir(parents=True, exist_ok=True)
     with progress_bar(len(missing), title, enabled=progress) as bar:
         reports = _collect([executor.submit(finish, job, member) for member in missing], bar.update)
     deadline = time.monotonic() + SHARED_SECONDS

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 
 RESULT_VERSION = 2  # to be raised whenever the same request gives other numbers
 RECORD = "record"
+REQUEST = "request.json"
+LOCK_SECONDS = 0.04  # patience for a claim; who lists results holds each lock for a moment
 
 Record = dict[str, Any]
 Member = int | None  # a repeat, or None for the model of all images
@@ -85,6 +87,14 @@ def checkpoint_epochs(folder: Path, member: Member) -> list[int]:
     return sorted((int(match[1]) for match in found if match), reverse=True)
 
 
+def remove_checkpoints(folder: Path, member: Member) -> None:
+    """Give up the checkpoints of a member that is finished, with what a killed process left of one."""
+    stem = member_path(folder, member).stem
+    for path in folder.glob(f"checkpoints/{stem}-epoch-*"):
+        with contextlib.suppress(PermissionError):  # others' results, which may only be read
+            path.unlink(missing_ok=True)
+
+
 def write(path: Path, arrays: Mapping[str, NDArray], record: Record) -> None:
     """Write arrays and their record so that the file is there whole or not at all.
 
@@ -129,6 +139,7 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 # What zipfile and numpy raise on altered content: flipped bits make members encrypted, compressed, misplaced.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError, ValueError)
 
@@ -163,7 +174,9 @@ def read_record(path: Path) -> Record:
     """
     with _open(path) as file:
         record = json.loads(str(_array(file, RECORD)[()]))
-    if not isinstance(record.get("arrays"), dict):
+    if isinstance(record.get("arrays"), list):  # from before files had checksums of their own
+        record |= {"arrays": dict.fromkeys(record["arrays"]), "file": path.name}
+    if "arrays" not in record:
         raise StoreError(
             f"{path} was written by an earlier version of memlib; delete it, and it is made again"
         )
@@ -202,6 +215,16 @@ def read(path: Path, request: Mapping[str, Any]) -> tuple[dict[str, NDArray], Re
         return {name: _array(file, name, sha256) for name, sha256 in hashes.items()}, record
 
 
+def write_request(folder: Path, request: Mapping[str, Any]) -> None:
+    """Write down, once, what a folder's results answer; until a result is there, nothing else tells."""
+    path = folder / REQUEST
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{REQUEST}.{socket.gethostname()}-{os.getpid()}.part")
+        part.write_text(json.dumps(dict(request), indent=1), "utf-8")
+        part.replace(path)
+
+
 def lock_path(path: Path) -> Path:
     """The file that a `claim` of the work behind `path` locks."""
     return path.with_suffix(".lock")
@@ -211,17 +234,25 @@ def lock_path(path: Path) -> Path:
 def claim(path: Path) -> Iterator[bool]:
     """Claim the work behind `path` among processes; yields whether it was free.
 
-    The operating system frees the lock when its holder ends, however it ends. On a file system without locks
-    the claim is the file itself, which a holder that is killed leaves behind: a process on the same machine
-    takes it over, elsewhere it has to be deleted.
+    The operating system frees the lock when its holder ends, however it ends.
+
+    Raises:
+        StoreError: the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(lock_path(path))
+    lock = FileLock(lock_path(path), fallback_to_soft=False)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOCK_SECONDS, poll_interval=LOCK_SECONDS / 4)
     except Timeout:
         yield False
         return
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            raise StoreError(
+                f"the file system of {path.parent} has no locks ({error}); allowed: a results folder on one "
+                "that has, as local ones and current versions of NFS do"
+            ) from error
+        raise
     try:
         yield True
     finally:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from memlib.checkpoints import Checkpoints, Progress
+from memlib.checkpoints import Checkpoints, Progress, Saved
 from memlib.cost import Flops, flops_per_image
 from memlib.data import ImageSet
 from memlib.device import compiler_works
@@ -35,13 +35,15 @@ class Outcome:
         arrays: its results; incomplete where it diverged.
         diverged: when and why it stopped before the end, empty if it did not.
         seconds: of all sittings.
-        resumed: the epochs at which the later ones went on.
+        resumed: the epochs after which the later ones went on.
+        torch_version: PyTorch's, or its versions.
     """
 
     arrays: dict[str, NDArray]
     diverged: str
     seconds: float
     resumed: list[int]
+    torch_version: str
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Task:
         images: the training images.
         device: where.
         tick: called with the FLOP done.
-        checkpoints: from which it goes on, and which it writes; without them it starts anew.
+        checkpoints: where it leaves them; without, it leaves none.
     """
 
     experiment: Experiment
@@ -118,12 +120,14 @@ class Task:
         self,
         members: Sequence[Member],
         training_sets: Sequence[NDArray[np.int64]],
+        begun: Sequence[Saved],
         evaluate: Callable[[Progress, torch.Tensor], None],
         epoch_flop: int,
     ) -> tuple[Progress, list[str]]:
         """Train the members' models with checkpoints; a member that diverges stops, and the others go on.
 
         Args:
+            begun: what each member saved; empty if they are new.
             evaluate: records what the epoch that is finished asks for.
             epoch_flop: of training, and of what `evaluate` does after every epoch.
 
@@ -133,8 +137,8 @@ class Task:
         started, saved = time.perf_counter(), time.monotonic()
         x = torch.tensor(self.images.images, device=self.device)
         progress = self.start(self.ensemble(len(training_sets) // len(members), members), members)
-        if self.checkpoints:
-            self.checkpoints.resume(members, progress)
+        if begun:
+            progress.restore(begun)
             self._tick_done(progress, epoch_flop)
         before, diverged = progress.seconds, [""] * len(members)
         for epoch, loss in self.fit(progress, x, training_sets):
@@ -167,14 +171,17 @@ class Task:
         loss = entries.pop("loss")
         if bad := int((~np.isfinite(loss)).sum()):
             what = f"the loss of {bad} of {len(loss)} models is not finite"
-        elif names := [name for name, entry in entries.items() if np.isnan(entry).any()]:
+        elif names := [k for k, entry in entries.items() if (np.isnan(entry) | np.isposinf(entry)).any()]:
             what = f"{names[0]} is not a number"
         else:
             return ""
         return f"epoch {progress.epoch} at learning_rate {self.experiment.learning_rate}: {what}"
 
-    def train_repeats(self, repeats: Sequence[int]) -> list[Outcome]:
+    def train_repeats(self, repeats: Sequence[int], begun: Sequence[Saved] = ()) -> list[Outcome]:
         """Train the models of some repeats side by side; score all images under each at the evaluated epochs.
+
+        Args:
+            begun: a checkpoint of each repeat, all after the same epoch; empty to start anew.
 
         Returns:
             Of every repeat the arrays log_px and ess (epoch, fold, observation), epoch, fold_of, fold_loss.
@@ -193,17 +200,17 @@ class Task:
                 progress.record(ess=scored.ess.float().cpu().numpy())
 
         seen = len(repeats) * K * min(map(len, training_sets))
-        progress, diverged = self._train(repeats, training_sets, score, seen * self._flops.train)
+        progress, diverged = self._train(repeats, training_sets, begun, score, seen * self._flops.train)
         outcomes = []
         for i, fold_of in enumerate(folds):
             results = progress.results(i)
             fold_loss = {"fold_loss": results.pop("loss")}
             arrays = {**results, **fold_loss, "epoch": np.array(e.evaluated_epochs), "fold_of": fold_of}
-            outcomes.append(Outcome(arrays, diverged[i], progress.seconds, progress.resumed))
+            outcomes.append(_outcome(arrays, diverged[i], progress))
         return outcomes
 
-    def train_on_all(self, validation: ImageSet) -> Outcome:
-        """Train one model on all images.
+    def train_on_all(self, validation: ImageSet, begun: Sequence[Saved] = ()) -> Outcome:
+        """Train one model on all images, anew or from its checkpoint.
 
         Returns:
             Its losses on `images` and `validation` by epoch, as many samples as validation images, index and
@@ -218,7 +225,7 @@ class Task:
             self.tick(loss_flop)
 
         epoch_flop = n * self._flops.train + loss_flop
-        progress, [diverged] = self._train([None], [np.arange(n)], evaluate, epoch_flop)
+        progress, [diverged] = self._train([None], [np.arange(n)], begun, evaluate, epoch_flop)
         results, [prior] = progress.results(0), self._noise(Stream.SAMPLES, [None])
         arrays = {
             "train_loss": results["loss"][:, 0],
@@ -228,4 +235,8 @@ class Task:
             "label": self.images.labels,
             **{f"{PARAMETER}{name}": array for name, array in progress.model.state().items()},
         }
-        return Outcome(arrays, diverged, progress.seconds, progress.resumed)
+        return _outcome(arrays, diverged, progress)
+
+
+def _outcome(arrays: dict[str, NDArray], diverged: str, progress: Progress) -> Outcome:
+    return Outcome(arrays, diverged, progress.seconds, progress.resumed, progress.torch_version)

@@ -3,8 +3,9 @@
 import contextlib
 import datetime
 import importlib.metadata
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 import memlib.store as store
 from memlib import parallel
-from memlib.checkpoints import Checkpoints
+from memlib.checkpoints import Checkpoints, Saved
 from memlib.data import ImageSet
 from memlib.device import choose_device
 from memlib.experiment import Experiment
@@ -23,6 +24,7 @@ from memlib.store import Member, StoreError
 from memlib.tasks import Outcome, Task
 from memlib.training import Tick
 
+LOG = logging.getLogger("memlib")
 WAIT_SECONDS = 0.5  # before asking again whether another process has finished
 
 
@@ -97,19 +99,33 @@ def compute(
             checkpoints = Checkpoints(job.folder, job.request, where.type)
             task = Task(job.experiment, images, where, tick or (lambda flop: None), checkpoints)
             held.enter_context(one_thread() if where.type == "cpu" else contextlib.nullcontext())
-            full = mine == [None]
-            outcomes = [task.train_on_all(validation)] if full else task.train_repeats(mine)
-            compiled = not full and task.compiled  # the model of all images is not scored
-            for member, outcome in zip(mine, outcomes, strict=True):
-                if outcome.diverged:
-                    diverged[member] = outcome.diverged
-                    continue
-                facts = {"images": job.experiment.images, **_run_facts(where, outcome, compiled, len(mine))}
-                store.write(paths[member], outcome.arrays, {"request": job.request, "run": facts})
-                checkpoints.clear(member)
+            begun = {member: checkpoints.newest(member) for member in mine}
+            for group in _alike(begun):
+                saved = [begun[member] for member in group if begun[member]]
+                full = group == [None]
+                outcomes = (
+                    [task.train_on_all(validation, saved)] if full else task.train_repeats(group, saved)
+                )
+                compiled = not full and task.compiled  # the model of all images is not scored
+                for member, outcome in zip(group, outcomes, strict=True):
+                    if outcome.diverged:
+                        diverged[member] = outcome.diverged
+                        continue
+                    facts = _run_facts(where, outcome, compiled, len(group))
+                    record = {"request": job.request, "run": {"images": job.experiment.images, **facts}}
+                    store.write(paths[member], outcome.arrays, record)
+                    store.remove_checkpoints(job.folder, member)
     there = [member for member, path in paths.items() if path.exists()]
     elsewhere = [member for member in members if member not in there and member not in diverged]
     return Report([str(paths[member]) for member in there], diverged, elsewhere)
+
+
+def _alike(begun: Mapping[Member, Saved | None]) -> list[list[Member]]:
+    """Members that can go on side by side: after the same epoch."""
+    groups: dict[int, list[Member]] = {}
+    for member, saved in begun.items():
+        groups.setdefault(saved.epoch if saved else 0, []).append(member)
+    return list(groups.values())
 
 
 def _images(job: Job) -> tuple[ImageSet, ImageSet]:
@@ -143,9 +159,18 @@ def finish(job: Job, member: Member) -> Report:
             f"the results folder {job.folder}, which the run was started with, is not on this machine; "
             "allowed: a folder that all machines share"
         )
+    path, told = store.member_path(job.folder, member), False
     while (report := compute(job, [member])).elsewhere:
+        if not told:
+            say_waiting(path)
+        told = True
         time.sleep(WAIT_SECONDS)
     return report
+
+
+def say_waiting(path: Path) -> None:
+    """Log that another process computes a result, and by which file it can be found."""
+    LOG.warning("waiting for %s, which another process computes; it holds %s", path, store.lock_path(path))
 
 
 def _run_facts(device: torch.device, outcome: Outcome, compiled: bool, stacked: int) -> dict[str, Any]:
@@ -158,5 +183,5 @@ def _run_facts(device: torch.device, outcome: Outcome, compiled: bool, stacked: 
         "kernels": "compiled" if compiled else "eager",
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "memlib": importlib.metadata.version("memlib"),
-        "torch": torch.__version__,
+        "torch": outcome.torch_version,
     }

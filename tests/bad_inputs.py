@@ -44,6 +44,7 @@ NUMBERS = [
     field("latent_dim=0", "latent_dim is 0; allowed: 1 or more"),
     field("folds=1", "folds is 1; allowed: 2 or more"),
     field("folds=5, num_images=3", "num_images is 3; allowed: 0, or at least folds = 5"),
+    field("num_images=-1", "num_images is -1; allowed: 0 or more"),
     field("repeats=0", "repeats is 0; allowed: 1 or more"),
     field("seed=-1", "seed is -1; allowed: 0 or more"),
     field("flip=1", "flip is 1 (int); allowed: bool"),
@@ -57,13 +58,13 @@ WORDS = [
     field("architecture='unet'", "architecture is 'unet'; allowed: mlp, conv"),
     field("likelihood='poisson'", "likelihood is 'poisson'; allowed: bernoulli, gaussian"),
     field("precision='float16'", "precision is 'float16'; allowed: float32, tf32, bfloat16"),
-    call('memlib.load_images("minst")', "unknown data set: 'minst' (did you mean mnist?)"),
-    call('memlib.load_images("digits", "tests")', "unknown split of digits: 'tests' (did you mean test?)"),
-    call("memlib.load_images(3)", "unknown data set: 3, allowed are digits"),
+    call('memlib.load_images("minst")', "unknown data set 'minst' (did you mean mnist?)"),
+    call('memlib.load_images("digits", "tests")', "unknown split of digits 'tests' (did you mean test?)"),
+    call("memlib.load_images(3)", "unknown data set 3; allowed: digits"),
     call(
-        'memlib.run(replace(experiment, images="digit"))', "unknown data set: 'digit' (did you mean digits?)"
+        'memlib.run(replace(experiment, images="digit"))', "unknown data set 'digit' (did you mean digits?)"
     ),
-    call('memlib.pages.load_pages("quik")', "size is 'quik' (did you mean quick?); allowed: quick, laptop"),
+    call('memlib.pages.load_pages("quik")', "unknown size 'quik' (did you mean quick?); allowed: quick"),
 ]
 
 
@@ -150,7 +151,7 @@ IMAGES = [
     image_folder(
         "other classes in `test` than in `train`", _splits, "classes differ: ('cat',) in IMAGES/train"
     ),
-    image_folder("a split that the folder has not", _cats, "unknown split of IMAGES: 'holdout'", "holdout"),
+    image_folder("a split that the folder has not", _cats, "unknown split of IMAGES 'holdout'", "holdout"),
     data_files(
         "MNIST files that are not the published ones", "mnist", dict.fromkeys(_MNIST, ""), "is damaged"
     ),
@@ -253,7 +254,7 @@ RESULTS = [
     ),
     result_file("a file of another version of memlib", lambda p: None, "version is 1 there and", version=1),
     result_file(
-        "a file of a version that kept no checksums",
+        "a file of a version before records named their arrays",
         lambda p: np.savez(p, record=np.array("{}")),
         "repeat-000.npz was written by an earlier version of memlib; delete it",
     ),
@@ -281,6 +282,7 @@ SURROUNDINGS = [
 
 COMMANDS = [
     command("run", "Missing argument 'EXPERIMENT'"),
+    command("runn", "No such command 'runn'"),
     command("run digits-lr2", "unknown experiment 'digits-lr2' (did you mean digits-lr"),
     command("run digits-lr3 --folds 1", "folds is 1; allowed: 2 or more"),
     command("run digits-lr3 --epochs two", "Invalid value for '--epochs': 'two' is not a valid integer"),

@@ -238,7 +238,8 @@ def result_file(given: str, spoil: Callable[[Path], object], message: str, **oth
         for file, changes in ((full, {}), (path, other)):
             store.write(file, {"log_px": np.zeros(3)}, {"request": request() | changes, "run": {}})
         spoil(path)
-        repeats = len(list(home.glob("repeat-*.npz")))
+        # one repeat more is asked for, which would have to be trained
+        repeats = len(list(home.glob("repeat-*.npz"))) + 1
         return memlib.run(dataclasses.replace(TINY, repeats=repeats), progress=False)
 
     return Case(given, run, message)
@@ -258,7 +259,8 @@ def checkpoint(given: str, message: str, device: str = "cpu", **other: object) -
     """A checkpoint from which a run is to go on."""
 
     def run(folder: Path) -> object:
-        path = store.checkpoint_path(store.result_folder(folder / "RESULTS", request()), None, 1)
+        # of the last one, before which the others would have to be trained
+        path = store.checkpoint_path(store.result_folder(folder / "RESULTS", request()), 0, 1)
         store.write(path, {}, {"request": request() | other, "run": {"device": device}})
         return memlib.run(TINY, progress=False)
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from memlib import store
-from memlib.checkpoints import KEPT, Checkpoints
+from memlib.checkpoints import KEPT, Checkpoints, Progress
 from memlib.cost import cost
 from memlib.experiment import variant
 from memlib.parallel import one_thread
 from memlib.runs import remaining, run
 from memlib.tasks import Task
+from memlib.worker import Job, compute, requested
 
 SMALL = {"num_images": 30, "epochs": 6, "score_every": 2, "folds": 2, "repeats": 2, "num_samples": 3}
 DIGITS = variant("digits-lr3", **SMALL, batch_size=8)
@@ -118,13 +119,34 @@ def test_where_all_are_damaged_it_begins_anew(begun, tmp_path, caplog):
     same(result, run(DIGITS, tmp_path / "whole", progress=False))
 
 
-def test_a_checkpoint_from_another_device_is_refused_and_kept(begun):
+def test_a_checkpoint_that_another_process_gives_up_meanwhile_is_no_error(begun, monkeypatch):
+    path = store.checkpoint_path(begun, 0, 4)
+    request = store.read_record(path)["request"]
+    monkeypatch.setattr(store, "checkpoint_epochs", lambda folder, member: [4, 2])
+    path.unlink()
+    Checkpoints(begun, request, "cpu").check(0)
+
+
+def test_what_begins_anew_beside_damaged_files_goes_on_from_its_own(begun, monkeypatch):
+    for epoch in (4, 2):
+        store.checkpoint_path(begun, 0, epoch).write_bytes(b"")
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        interrupt(patch, 1)
+        run(DIGITS, begun.parent, progress=False)
+    assert store.checkpoint_epochs(begun, 0) == [2]
+    assert resumed_epochs(begun)[0] == [2]
+
+
+def test_a_checkpoint_from_another_device_is_refused_and_kept(begun, monkeypatch):
     path = store.checkpoint_path(begun, 0, 4)
     record = store.read_record(path)
     arrays, _ = store.read(path, record["request"])
     record["run"]["device"] = "cuda"
     store.write(path, arrays, record)
-    with pytest.raises(store.StoreError, match="was computed on device 'cuda' and goes on only there"):
+    message = r"was computed on device 'cuda' and .* or delete repeat-000-epoch-\* beside it to begin anew"
+    store.member_path(begun, None).unlink()  # which would be computed first
+    monkeypatch.setattr("memlib.tasks.fit", None)  # and training would fail
+    with pytest.raises(store.StoreError, match=message):
         run(DIGITS, begun.parent, progress=False)
     assert path.exists()
 
@@ -136,6 +158,25 @@ def test_a_checkpoint_of_another_request_is_refused(begun):
     store.write(path, arrays, record | {"request": record["request"] | {"seed": 7}})
     with pytest.raises(store.StoreError, match="seed is 7 there and 0 in the request"):
         run(DIGITS, begun.parent, progress=False)
+
+
+def test_what_a_process_killed_before_tidying_left_is_removed(begun):
+    path = store.checkpoint_path(begun, 0, 2)
+    content = path.read_bytes()
+    run(DIGITS, begun.parent, progress=False)
+    assert not list(path.parent.iterdir())
+    path.write_bytes(content)
+    (path.parent / "repeat-000-epoch-000004.npz.machine-1.part").touch()
+    run(DIGITS, begun.parent, progress=False)
+    assert not list(path.parent.iterdir())
+
+
+def test_another_version_of_pytorch_on_the_way_is_recorded(begun, monkeypatch, caplog):
+    monkeypatch.setattr(Progress.__init__, "__defaults__", (*Progress.__init__.__defaults__[:-1], "99.0"))
+    result = run(DIGITS, begun.parent, progress=False)
+    versions = [facts["torch"] for facts in json.loads(result.runs)]
+    assert versions == [torch.__version__, f"{torch.__version__}, then 99.0", "99.0"]
+    assert f"going on with torch 99.0 after torch {torch.__version__}" in caplog.text
 
 
 def test_what_a_checkpoint_holds_counts_as_done(begun, monkeypatch):
@@ -168,39 +209,47 @@ def one_core():
 def test_repeats_that_were_stacked_go_on_alone_and_those_alone_stacked(tmp_path, monkeypatch, one_core):
     """The models of a repeat are its own, whoever trains beside them; stacked products round differently."""
 
-    def task(folder):
+    def sitting(folder, repeats):
         checkpoints = Checkpoints(folder, {}, "cpu")
-        return Task(DIGITS, DIGITS.load_images(), torch.device("cpu"), lambda flop: None, checkpoints)
+        task = Task(DIGITS, DIGITS.load_images(), torch.device("cpu"), lambda flop: None, checkpoints)
+        saved = [checkpoints.newest(repeat) for repeat in repeats]
+        return task.train_repeats(repeats, [one for one in saved if one])
 
-    alone = {repeat: task(tmp_path / "whole").train_repeats([repeat])[0] for repeat in (0, 1)}
+    alone = [sitting(tmp_path / "whole", [repeat])[0] for repeat in (0, 1)]
     with monkeypatch.context() as patch, pytest.raises(StopError):
         interrupt(patch, 4)
-        task(tmp_path / "stacked").train_repeats([0, 1])
+        sitting(tmp_path / "stacked", [0, 1])
     for repeat in (0, 1):
         with monkeypatch.context() as patch, pytest.raises(StopError):
             interrupt(patch, 1)
-            task(tmp_path / "single").train_repeats([repeat])
+            sitting(tmp_path / "single", [repeat])
     outcomes = [
-        task(tmp_path / "stacked").train_repeats([0])[0],
-        task(tmp_path / "stacked").train_repeats([1])[0],
-        *task(tmp_path / "single").train_repeats([0, 1]),
+        *sitting(tmp_path / "stacked", [0]),
+        *sitting(tmp_path / "stacked", [1]),
+        *sitting(tmp_path / "single", [0, 1]),
     ]
     assert [outcome.resumed for outcome in outcomes] == [[4], [4], [2], [2]]
-    for outcome, repeat in zip(outcomes, (0, 1, 0, 1), strict=True):
-        for name, array in alone[repeat].arrays.items():
+    for outcome, expected in zip(outcomes, alone * 2, strict=True):
+        for name, array in expected.arrays.items():
             np.testing.assert_allclose(outcome.arrays[name], array, rtol=1e-3, atol=1e-3, err_msg=name)
 
 
-def test_a_stacked_group_goes_on_from_the_newest_epoch_that_all_have(tmp_path, monkeypatch, one_core):
-    folder = tmp_path / "digits"
-    checkpoints = Checkpoints(folder, {}, "cpu")
-    task = Task(DIGITS, DIGITS.load_images(), torch.device("cpu"), lambda flop: None, checkpoints)
+def test_each_of_a_stacked_group_goes_on_from_its_own_newest(tmp_path, monkeypatch):
+    """The group was killed between the writes of its repeats; one of them has nothing that is whole."""
+    many = dataclasses.replace(DIGITS, repeats=4)
+    images, validation = many.load_images(), many.load_validation()
+    job = Job(many, requested(many, images, validation), tmp_path / "digits-0", "cpu")
     with monkeypatch.context() as patch, pytest.raises(StopError):
-        interrupt(patch, 3)  # killed between the two writes after epoch 4
-        task.train_repeats([0, 1])
-    assert [store.checkpoint_epochs(folder, repeat) for repeat in (0, 1)] == [[4, 2], [2]]
-    first, second = task.train_repeats([0, 1])
-    assert first.resumed == second.resumed == [2]
+        interrupt(patch, 6)
+        compute(job, [0, 1, 2, 3])
+    newest = [store.checkpoint_epochs(job.folder, repeat)[0] for repeat in range(4)]
+    assert newest == [4, 4, 2, 2]
+    store.checkpoint_path(job.folder, 3, 2).write_bytes(b"")
+    report = compute(job, [0, 1, 2, 3])
+    assert len(report.paths) == 4 and not report.elsewhere
+    facts = [store.read_record(Path(path))["run"] for path in report.paths]
+    assert [run["resumed"] for run in facts] == [[4], [4], [2], []]
+    assert [run["stacked"] for run in facts] == [2, 2, 1, 1]
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import dask
@@ -18,7 +19,7 @@ from memlib import __main__ as cli
 from memlib import cluster, store
 from memlib.experiment import variant
 
-SETTINGS = {"num_images": 100, "epochs": 16, "score_every": 2, "folds": 2, "repeats": 3, "num_samples": 4}
+SETTINGS = {"num_images": 100, "epochs": 40, "score_every": 4, "folds": 2, "repeats": 3, "num_samples": 4}
 SPEC = variant("digits-lr3", **SETTINGS, batch_size=16)
 
 
@@ -64,6 +65,7 @@ def test_a_lost_worker_loses_no_result(dask_cluster, serial, tmp_path):
             time.sleep(0.01)
         finished = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
         lost = holder(client, folder, 1)
+        assert lost is not None, "the repeat was finished before its worker could be killed"
         psutil.Process(lost).kill()
         run.join(120)
         assert not run.is_alive() and not failures, failures
@@ -75,14 +77,14 @@ def test_a_lost_worker_loses_no_result(dask_cluster, serial, tmp_path):
     assert record["run"]["resumed"], "the second repeat went on from its checkpoint on another worker"
 
 
-def test_the_command_line_computes_on_a_scheduler(dask_cluster, serial, tmp_path):
-    fields = (
-        "--num-images 200 --epochs 24 --score-every 3 --folds 2 --repeats 4 --num-samples 8 --batch-size 16"
-    )
+def test_the_command_line_computes_on_a_scheduler(dask_cluster, serial, tmp_path, monkeypatch):
+    fields = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
     where = f"--root {tmp_path} --device cpu --scheduler {dask_cluster.scheduler_address} --quiet"
-    done = CliRunner(catch_exceptions=False).invoke(cli.main, f"run digits-lr3 {fields} {where}".split())
+    words = ["run", "digits-lr3", "--batch-size=16", *fields, *where.split()]
+    done = CliRunner(catch_exceptions=False).invoke(cli.main, words)
     assert done.exit_code == 0 and f"stored in {tmp_path}" in done.output
-    same(memlib.run(SPEC, tmp_path, progress=False), serial)
+    monkeypatch.setattr("memlib.tasks.fit", None)  # training here would fail
+    same(memlib.run(SPEC, tmp_path, device="cpu", progress=False), serial)
 
 
 def test_a_task_that_ends_every_worker_is_given_up_with_a_clear_message(dask_cluster):
@@ -91,6 +93,15 @@ def test_a_task_that_ends_every_worker_is_given_up_with_a_clear_message(dask_clu
         cluster.connect(dask_cluster.scheduler_address) as executor,
     ):
         executor.submit(os._exit, 1).result()
+
+
+def test_a_scheduler_that_is_lost_is_named(dask_cluster):
+    address = dask_cluster.scheduler_address
+    with (
+        pytest.raises(cluster.ClusterError, match=f"the scheduler at {address} was lost; what is finished"),
+        cluster.connect(address),
+    ):
+        raise CancelledError  # what Dask's futures then raise
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):

@@ -53,7 +53,7 @@ def test_train_and_test_folders_are_the_splits(tmp_path):
         load_images(name)
     save(tmp_path / "test" / "dog" / "0.png", (8, 8, 8))
     np.testing.assert_array_equal(load_images(name, "test").images[:, 0, 0, 0], [7, 8])
-    with pytest.raises(ValueError, match=r"unknown split of .*'holdout', allowed are train, valid, test"):
+    with pytest.raises(ValueError, match=r"unknown split of .*'holdout'; allowed: train, valid, test"):
         load_images(name, "holdout")
 
 

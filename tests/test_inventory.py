@@ -55,7 +55,35 @@ def test_listing_survives_damaged_files(folder):
     for path in folder.rglob("*.npz"):
         path.write_bytes(b"")
     (stored,) = list_results(folder.parent)
-    assert stored.request is None and len(stored.problems) == 4
+    assert stored.finished == [] and len(stored.problems) == 4
+    (folder / store.REQUEST).unlink()
+    (stored,) = list_results(folder.parent)
+    assert stored.request is None
+
+
+def test_what_a_run_gives_up_meanwhile_is_no_problem(folder, monkeypatch):
+    original = store.read_record
+
+    def read_record(path):
+        if "epoch" in path.name:
+            path.unlink(missing_ok=True)
+        return original(path)
+
+    monkeypatch.setattr(store, "read_record", read_record)
+    (stored,) = list_results(folder.parent)
+    assert stored.begun == {} and stored.problems == []
+    store.checkpoint_path(folder, 2, 1).touch()
+    assert problems(folder) == []
+
+
+def test_a_run_is_listed_before_it_has_any_file(tmp_path):
+    folder = tmp_path / "digits-000000000000"
+    store.write_request(folder, {"images": "digits", "epochs": 3})
+    assert list_results(tmp_path) == []
+    with store.claim(store.member_path(folder, 0)):
+        (stored,) = list_results(tmp_path)
+    assert stored.running == [0] and stored.finished == [] and stored.bytes == 0
+    assert stored.request == {"images": "digits", "epochs": 3} and stored.images == "digits"
 
 
 def test_a_whole_store_has_no_problems(folder):
@@ -103,6 +131,8 @@ def test_arrays_that_do_not_fit_the_request_are_found(folder):
 def test_what_a_killed_process_left_is_named(folder):
     part = folder / "repeat-003.npz.machine-1.part"
     part.touch()
+    with store.claim(store.member_path(folder, 3)):
+        assert problems(folder) == [], "a process writes it now"
     assert problems(folder) == [
         f"{part} was left by a process that was killed; the next run of its repeat deletes it"
     ]

@@ -112,7 +112,7 @@ def test_missing_or_wrong_files_of_the_book_are_named(tmp_path):
 
 
 def test_unknown_size_missing_notebook_missing_published_page(tmp_path):
-    with pytest.raises(ValueError, match=r"size is 'quik' \(did you mean quick\?\); allowed: quick, laptop"):
+    with pytest.raises(ValueError, match=r"unknown size 'quik' \(did you mean quick\?\); allowed"):
         book.load_pages("quik")
     write_book(tmp_path, index=notebook())
     write_params(tmp_path, experiments={"one": {}})

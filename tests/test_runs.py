@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import re
+import shutil
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -143,10 +144,10 @@ def test_evaluations_do_not_change_the_training(stored, tmp_path):
 def test_interrupted_run_keeps_its_finished_repeats(tmp_path, monkeypatch):
     original = Task.train_repeats
 
-    def stop_at_second(task, repeats):
+    def stop_at_second(task, repeats, begun):
         if repeats == [1]:
             raise KeyboardInterrupt
-        return original(task, repeats)
+        return original(task, repeats, begun)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Task, "train_repeats", stop_at_second)
@@ -276,6 +277,34 @@ def test_a_score_that_is_not_a_number_stops_its_repeat_before_anything_is_stored
     with pytest.raises(FloatingPointError, match=message):
         run(TINY, tmp_path, progress=False)
     assert sorted(p.name for p in tmp_path.glob("*/*.npz")) == ["full.npz", "repeat-001.npz"]
+
+
+def test_an_infinite_score_stops_its_repeat(monkeypatch, tmp_path):
+    original = memlib.tasks.score_images
+
+    def spoiled(*args, **options):
+        scored = original(*args, **options)
+        scored.log_px[0, 0] = float("inf")
+        return scored
+
+    monkeypatch.setattr("memlib.tasks.score_images", spoiled)
+    with pytest.raises(
+        FloatingPointError, match=r"repeat 1, epoch 2 .* log_px is not a number; repeat 2, epoch 2"
+    ):
+        run(TINY, tmp_path, progress=False)
+
+
+def test_damage_is_found_before_anything_trains(stored, tmp_path, monkeypatch):
+    folder = tmp_path / Path(stored[1].folder).name
+    shutil.copytree(stored[1].folder, folder)
+    store.member_path(folder, 0).unlink()
+    path = store.member_path(folder, 1)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr("memlib.tasks.fit", None)  # training would fail
+    with pytest.raises(store.DamagedError, match=r"repeat-001\.npz is damaged"):
+        run(TINY, tmp_path, progress=False)
 
 
 def test_other_images_in_the_worker_are_refused(tmp_path, monkeypatch):

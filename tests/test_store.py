@@ -1,5 +1,6 @@
 """What is written comes back, and what does not fit is refused."""
 
+import errno
 import io
 import json
 import zipfile
@@ -15,14 +16,23 @@ from memlib import store
 REQUEST = {"images": "digits", "epochs": 3, "learning_rate": 1e-3}
 
 
-@given(arrays(np.float32, array_shapes(max_dims=4)), st.integers(0, 99))
-def test_round_trip(tmp_path_factory, array, epochs):
+DTYPES = st.sampled_from(["f4", "f8", "i8", "u1", "?", "<U9", ">i2"])
+STORED = st.dictionaries(
+    st.from_regex(r"[a-z_]+(\.[a-z0-9_.]+)?", fullmatch=True).filter(lambda name: name != store.RECORD),
+    arrays(DTYPES, array_shapes(min_dims=0, max_dims=4)),
+    max_size=4,
+)
+
+
+@given(STORED, st.integers(0, 99), st.text())
+def test_what_is_written_comes_back(tmp_path_factory, written, epochs, remark):
     path = tmp_path_factory.mktemp("store") / "full.npz"
     request = REQUEST | {"epochs": epochs}
-    store.write(path, {"log_px": array, "n": np.array(3)}, {"request": request, "run": {"seconds": 1.5}})
+    store.write(path, written, {"request": request, "run": {"remark": remark}})
     loaded, record = store.read(path, request)
-    np.testing.assert_array_equal(loaded["log_px"], array)
-    assert set(loaded) == {"log_px", "n"} and record["run"] == {"seconds": 1.5}
+    assert loaded.keys() == written.keys() and record["run"] == {"remark": remark}
+    for name, array in written.items():
+        np.testing.assert_array_equal(loaded[name], array, strict=True)
 
 
 @pytest.fixture
@@ -92,7 +102,11 @@ def test_other_numbers_in_a_file_that_is_whole_are_refused(path):
         store.read(path, REQUEST)
 
 
-def test_files_of_an_earlier_memlib_are_refused(path):
+def test_files_from_before_checksums_are_read_and_older_ones_refused(path):
+    record = {"request": REQUEST, "run": {}, "arrays": ["log_px"]}
+    np.savez(path, record=np.array(json.dumps(record)), log_px=np.arange(3.0))
+    arrays, _ = store.read(path, REQUEST)
+    assert arrays["log_px"].tolist() == [0, 1, 2]
     np.savez(path, record=np.array(json.dumps({"request": REQUEST, "run": {}})), log_px=np.arange(3.0))
     with pytest.raises(store.StoreError, match="was written by an earlier version of memlib"):
         store.read(path, REQUEST)
@@ -165,6 +179,20 @@ def test_claim_is_exclusive_and_ends(tmp_path):
         assert first and not second
     with store.claim(path) as again:
         assert again
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*args, **options):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(store.FileLock, "acquire", refuse)
+    with (
+        pytest.raises(
+            store.StoreError, match=r"has no locks .*No locks available.*; allowed: a results folder"
+        ),
+        store.claim(tmp_path / "full.npz"),
+    ):
+        pass
 
 
 def test_results_root_takes_argument_then_environment_then_checkout_then_cache(tmp_path, monkeypatch):

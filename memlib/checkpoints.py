@@ -165,22 +165,23 @@ class Checkpoints:
         for epoch in store.checkpoint_epochs(self.folder, member):
             path = store.checkpoint_path(self.folder, member, epoch)
             try:
-                self._check(path)
                 arrays, record = store.read(path, self.request)
             except store.DamagedError as error:
                 LOG.warning("%s; going on from an earlier checkpoint, or anew where there is none", error)
-            else:
-                return Saved(epoch, arrays, record["run"])
+                continue
+            self._check_device(path, record)
+            return Saved(epoch, arrays, record["run"])
         return None
 
     def check(self, member: Member) -> None:
         """Raise what `newest` would, but for damage, without reading the arrays or claiming the member."""
         for epoch in store.checkpoint_epochs(self.folder, member)[:1]:
             with contextlib.suppress(store.DamagedError, FileNotFoundError):  # or given up meanwhile
-                self._check(store.checkpoint_path(self.folder, member, epoch))
+                path = store.checkpoint_path(self.folder, member, epoch)
+                self._check_device(path, store.check(path, self.request))
 
-    def _check(self, path: Path) -> None:
-        device = store.check(path, self.request)["run"]["device"]
+    def _check_device(self, path: Path, record: store.Record) -> None:
+        device = record["run"]["device"]
         if device != self.device:
             every = path.with_name(f"{path.name.partition('-epoch-')[0]}-epoch-*")
             raise StoreError(

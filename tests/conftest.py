@@ -1,7 +1,9 @@
 """Settings shared by all tests."""
 
+import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pytest
@@ -26,6 +28,24 @@ def mnist_root() -> Path:
     if root and os.environ.get("CI"):
         pytest.fail(f"MEMLIB_DATA is {root}, but MNIST is not in it")
     pytest.skip("MNIST is not in MEMLIB_DATA")
+
+
+@pytest.fixture
+def bars(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The progress bars that runs make, each with its `total` and what was `done`."""
+    bars: list[Any] = []
+
+    class Bar(contextlib.nullcontext):
+        def __init__(self, total: float, title: str, enabled: bool = True):
+            super().__init__(self)
+            self.total, self.done = total, 0
+            bars.append(self)
+
+        def update(self, flop: float) -> None:
+            self.done += flop
+
+    monkeypatch.setattr("memlib.runs.progress_bar", Bar)
+    return bars
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -10,7 +10,9 @@ from memlib import figures
 from memlib.data import ImageSet, load_images
 from memlib.experiment import EXPERIMENTS, Experiment, variant
 from memlib.memorization import exchanged, highly_memorized, memorization
-from memlib.runs import full_model, remaining, run
+from memlib.runs import full_model, remaining, run, stored
+from memlib.score_file import score_table, write_scores
+from memlib.significance import interval, memorized, p_values
 
 __all__ = [
     "EXPERIMENTS",
@@ -20,9 +22,15 @@ __all__ = [
     "figures",
     "full_model",
     "highly_memorized",
+    "interval",
     "load_images",
     "memorization",
+    "memorized",
+    "p_values",
     "remaining",
     "run",
+    "score_table",
+    "stored",
     "variant",
+    "write_scores",
 ]

@@ -1,4 +1,4 @@
-"""Command line: run experiments, list and check what is stored, build the book, show the data sets."""
+"""Command line: run experiments, list, check and export results, build the book, show the data sets."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ import click
 import numpy as np
 
 import memlib
-from memlib import book, data, inventory
+from memlib import book, data, inventory, score_file
 from memlib.cluster import ClusterError, connect
 from memlib.experiment import EXPERIMENTS, Experiment
 from memlib.inventory import Stored
@@ -86,6 +86,11 @@ def _fields(command: Any) -> Any:
     return command
 
 
+def _variant(name: str, fields: dict[str, Any]) -> Experiment:
+    """The experiment with those fields changed that were given."""
+    return memlib.variant(name, **{field: value for field, value in fields.items() if value is not None})
+
+
 @main.command()
 @click.argument("experiment")
 @_fields
@@ -112,8 +117,7 @@ def run(
     experiment; `memlib list` shows the experiments. With --scheduler the results folder must be one that all
     machines share, and MEMLIB_DATA and MEMLIB_DEVICE are those of the workers.
     """
-    changes = {name: value for name, value in fields.items() if value is not None}
-    chosen = memlib.variant(experiment, **changes)
+    chosen = _variant(experiment, fields)
     click.echo(f"{experiment}: {_shown(dataclasses.asdict(chosen))}")
     with connect(scheduler) if scheduler else contextlib.nullcontext() as executor:
         if not scheduler:
@@ -128,6 +132,28 @@ def run(
         if M.size >= least_observations(level)
     ]
     click.echo(f"M of {M.size} images at epoch {int(M.epoch)}: {', '.join(shown)} nats")
+
+
+@main.command()
+@click.argument("experiment")
+@_fields
+@_ROOT
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="new file, ending in .parquet")
+def scores(experiment: str, root: Path | None, out: Path, **fields: Any) -> None:
+    """Write the scores of EXPERIMENT, which has been run, as a Parquet file.
+
+    One row per evaluated epoch and image: U, V, M by the paper's and by the matched estimator with standard
+    errors, p-value, Pareto k-hat, counts. Every column carries its unit and meaning as metadata. Options are
+    those that the experiment was run with; nothing is trained.
+    """
+    chosen = _variant(experiment, fields)
+    out = score_file.check_new(out)
+    result = memlib.stored(chosen, root=root)
+    score_file.write_scores(out, result, chosen.load_images())
+    epochs, n = result.sizes["epoch"], result.sizes["observation"]
+    click.echo(
+        f"{out}: {epochs * n} rows, {n} images, epochs evaluated: {epochs}, {_size(out.stat().st_size)}"
+    )
 
 
 def _shown(fields: dict[str, Any]) -> str:

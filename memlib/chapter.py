@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -47,6 +48,17 @@ def check_parameters(**minimum: int) -> None:
         injected = injected or _injected(source)
 
 
+def check_shares(**values: float) -> None:
+    """Refuse parameters that are not between 0 and 1, such as levels of intervals, before anything trains.
+
+    Raises:
+        ValueError: naming the parameter.
+    """
+    for name, value in values.items():
+        if not 0 < value < 1:
+            raise ValueError(f"this notebook: {name} is {value}; allowed: between 0 and 1")
+
+
 def describe(result: xr.Dataset) -> pd.DataFrame:
     """What was run, where, at which size, and the paper's settings where the paper has the data set.
 
@@ -68,12 +80,21 @@ def describe(result: xr.Dataset) -> pd.DataFrame:
             + (f", F = {r['width']}" if r["architecture"] == "conv" else ""),
             "epochs": r["epochs"],
             "learning rate, batch size": f"{r['learning_rate']:g}, {r['batch_size']}",
-            "log p(x)": f"every {r['score_every']} epochs, {r['num_samples']} importance samples",
+            "log p(x)": f"every {r['score_every']} epochs, {r['num_samples']} importance samples"
+            + (f", {r['num_samples'] * r['rescoring']} where k-hat fails" if r["rescoring"] > 1 else ""),
+            "noise when scoring": "one for all models of a repeat"
+            if r["noise"] == "paired"
+            else "redrawn for each model",
         }
 
     here = rows(request, sizes["observation"], sizes["repeat"], sizes["fold"])
-    ess = float(result.ess.isel(epoch=-1).median())
-    here["effective sample size"] = f"{ess:.1f} of {request['num_samples']} (median, last epoch)"
+    last = result.isel(epoch=-1)
+    counts = np.unique(last.num_samples)
+    used = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    here["effective sample size"] = f"{float(last.ess.median()):.1f} of {used} (median, last epoch)"
+    fitted = bool(np.isfinite(last.khat).any())
+    failing = f"{float(last.failing.mean()):.0%} of all estimates (last epoch)"
+    here["Pareto k-hat too high"] = failing if fitted else "not known, too few samples"
     here["device"] = ", ".join(sorted({run["device"] for run in runs}))
     seconds = sum(run["seconds"] for run in runs)
     here["computed"] = f"{max(run['finished'] for run in runs)[:10]}, in {seconds:.0f} s"
@@ -86,7 +107,8 @@ def describe(result: xr.Dataset) -> pd.DataFrame:
         same = (paper.images, paper.learning_rate) == (request["images"], request["learning_rate"])
         if same and paper.images in PAPER_IMAGES:
             n = PAPER_IMAGES[paper.images]
-            table["paper"] = rows(dataclasses.asdict(paper), n, paper.repeats, paper.folds)
+            as_published = dataclasses.asdict(paper) | {"noise": "paper"}
+            table["paper"] = rows(as_published, n, paper.repeats, paper.folds)
             table["paper"]["device"] = "GTX 1660 SUPER; all experiments about 200 hours"
     return pd.DataFrame(table).fillna("")
 

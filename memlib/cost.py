@@ -78,10 +78,11 @@ class Cost:
     training_passes: int  # forward and backward, pairs of image and model
     scored_pairs: int  # of image and model, S samples each
     training_flop: int  # with the losses of validation images
-    scoring_flop: int
+    scoring_flop: int  # with S samples
+    rescoring_flop: int  # at most, if Pareto k-hat asks for more samples everywhere
     adam_bytes: int  # moved between memory and processor
     parameters: int  # of one model
-    result_bytes: int  # on disk, of log_px and ess: nearly all of it
+    result_bytes: int  # on disk, of log_px and ess: most of it
     cpu_memory: int  # peak in bytes, a bound; see `cost`
     gpu_memory: int
 
@@ -132,11 +133,12 @@ def cost(
 
     def memory(copies: int, tile: int) -> int:
         decoded = max(tile, models * pixels) // pixels * flops.outputs
-        drawn = at_once * max(NOISE, K * S * experiment.latent_dim) + models * BATCH * pixels
+        drawn = at_once * max(NOISE, K * experiment.most_samples * experiment.latent_dim)
+        drawn += models * BATCH * pixels
         training, scoring = 3 * models * B * flops.outputs, decoded + 4 * drawn + models * flops.parameters
         # a recorded training step keeps its buffers while a GPU scores
         buffers = training + scoring if tile == DEVICE_TILE else max(training, scoring)
-        held = models * flops.parameters * STATE_BYTES + 2 * 8 * at_once * pairs
+        held = models * flops.parameters * STATE_BYTES + 2 * 16 * at_once * pairs
         return (1 + copies) * n * pixels + held + 4 * buffers
 
     return Cost(
@@ -147,6 +149,7 @@ def cost(
         scored_pairs=scored_pairs,
         training_flop=training_passes * flops.train + loss_passes * (flops.encode + flops.decode),
         scoring_flop=scored_pairs * (flops.encode + S * flops.decode),
+        rescoring_flop=scored_pairs * (experiment.most_samples - S) * flops.decode,
         adam_bytes=ADAM_BYTES * flops.parameters * optimizer_steps,
         parameters=flops.parameters,
         result_bytes=8 * len(begun) * pairs,
@@ -291,7 +294,8 @@ class Estimate:
     """What is missing of an experiment, with time and memory; as text, with two significant digits."""
 
     cost: Cost
-    seconds: float  # on this machine
+    seconds: float  # on this machine, with S samples for every image
+    most_seconds: float  # the same if every image needs more samples
     memory: int  # peak in bytes on this machine, a bound
     machine: str
     h200_seconds: float  # at least; see `estimate`
@@ -301,11 +305,14 @@ class Estimate:
         if not c.models:
             return "nothing is missing"
         training, scoring = _quantity(c.training_flop, "FLOP"), _quantity(c.scoring_flop, "FLOP")
+        longest = f"up to {_duration(self.most_seconds)} if every image needs more samples\n"
+        more = longest if c.rescoring_flop else ""
         return (
             f"{c.models} model{'s' * (c.models > 1)}, {c.steps} steps each\n"
             f"{training} of training, {scoring} of scoring\n"
             f"{_quantity(self.memory, 'B')} of memory, {_quantity(c.result_bytes, 'B')} of results\n"
             f"about {_duration(self.seconds)} here ({self.machine}; timed now on a few steps)\n"
+            f"{more}"
             f"at least {_duration(self.h200_seconds)} on an H200 (data sheet)"
         )
 
@@ -351,12 +358,16 @@ def estimate(
     c = cost(experiment, *sizes, missing, at_once)
     m = measured or (probe(experiment, n, channels, str(where), at_once) if c.models else Probe(0, 0, 0, ""))
 
-    def seconds(member: Member, done: int) -> float:
+    def seconds(member: Member, done: int, rescored: bool) -> float:
         own = cost(experiment, *sizes, {member: done})
         if member is None:
             return m.full * own.training_flop / flops.train  # losses included
-        return m.training * own.training_passes + m.scoring * own.scored_pairs
+        more = rescored and own.scoring_flop and own.rescoring_flop / own.scoring_flop
+        return m.training * own.training_passes + m.scoring * own.scored_pairs * (1 + more)
 
-    last = makespan([seconds(*begun) for begun in missing.items()], 1 if cuda else at_once)
+    last, longest = (
+        makespan([seconds(*begun, rescored) for begun in missing.items()], 1 if cuda else at_once)
+        for rescored in (False, True)
+    )
     h200_seconds = max(c.training_flop / peak, c.adam_bytes / H200_BANDWIDTH) + c.scoring_flop / peak
-    return Estimate(c, last, c.gpu_memory if cuda else c.cpu_memory, m.machine, h200_seconds)
+    return Estimate(c, last, longest, c.gpu_memory if cuda else c.cpu_memory, m.machine, h200_seconds)

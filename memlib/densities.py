@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 from torch import Tensor, nn
 
 from memlib.models import LogitGaussian
@@ -73,6 +74,56 @@ def kernel_scores(x: ArrayLike, bandwidth: float) -> Floats:
         log_kernel[rows, start + rows] = -np.inf
         log_s[start : start + 1024] = logsumexp(log_kernel, axis=1)
     return np.log1p(-1 / len(x)) + np.logaddexp(0, -log_s)
+
+
+def gaussian_fold_scores(
+    x: ArrayLike, folds: int, covariance: ArrayLike, seed_variance: float
+) -> tuple[Floats, Floats, Floats]:
+    r"""Score every observation under a Gaussian whose mean is fitted to all but one fold, with seeds.
+
+    A model of a training set T is $N(\bar x_T + \tau \xi, \Sigma)$, with $\xi \sim N(0, I)$ what its seed
+    brings. Given T, the probability averaged over seeds is $N(x; \bar x_T, \Sigma + \tau^2 I)$. Over random
+    folds $\bar x_T$ is the mean of a sample without replacement, whose mean and covariance are known. Taken
+    as normal, which sums of many are, it gives $N(x; E \bar x_T, \Sigma + \tau^2 I + \mathrm{Cov} \bar x_T)$.
+
+    Args:
+        x: (n, d), finite, n a multiple of `folds`, at least 3.
+        folds: K >= 2.
+        covariance: Sigma, (d, d), positive definite.
+        seed_variance: tau^2, 0 or more.
+
+    Returns:
+        U, V and M = U - V, each float64 (n,), in nats: what the estimates approach with many repeats.
+
+    Raises:
+        ValueError: if an argument is not as above.
+
+    Source: paper, equations (1) to (3), for this density; Cochran (1977), section 2.5, for the covariance.
+    """
+    x, covariance = _observations(x, at_least=3), np.asarray(covariance, dtype=np.float64)
+    n, d = x.shape
+    if folds < 2 or n % folds:
+        raise ValueError(f"folds is {folds}; allowed: 2 or more, a divisor of the {n} observations")
+    if covariance.shape != (d, d) or not seed_variance >= 0:
+        raise ValueError(
+            f"covariance has shape {covariance.shape} and seed_variance is {seed_variance}; allowed: "
+            f"({d}, {d}), and 0 or more"
+        )
+    if not np.allclose(covariance, covariance.T) or np.linalg.eigvalsh(covariance).min() <= 0:
+        raise ValueError("covariance is not symmetric and positive definite")
+    size, scores = n - n // folds, []
+    for seen in (1, 0):  # whether the observation itself is in T, next to `drawn` of the n - 1 others
+        drawn = size - seen
+        log_p = np.empty(n)
+        for i in range(n):
+            others = np.delete(x, i, axis=0)
+            mean = (seen * x[i] + drawn * others.mean(axis=0)) / size
+            spread = np.atleast_2d(np.cov(others, rowvar=False)) * (1 - drawn / (n - 1)) * drawn / size**2
+            total = covariance + seed_variance * np.eye(d) + spread
+            log_p[i] = multivariate_normal.logpdf(x[i], mean, total)
+        scores.append(log_p)
+    U, V = scores
+    return U, V, U - V
 
 
 def fit_gaussian(x: ArrayLike, variance: float) -> LogDensity:

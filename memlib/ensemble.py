@@ -99,6 +99,12 @@ class Ensemble:
     def dtype(self) -> torch.dtype:
         return next(iter(self.params.values())).dtype
 
+    def part(self, models: slice) -> "Ensemble":
+        """Some of the models, as views; to be evaluated, not trained."""
+        params = {name: p.detach()[models] for name, p in self.params.items()}
+        buffers = {name: b[models] for name, b in self.buffers.items()}
+        return Ensemble(self.template, params, buffers, self.precision)
+
     def train(self, mode: bool = True) -> "Ensemble":
         """Let batch norm use and track the batch's statistics; with False it uses the tracked ones."""
         self.template.train(mode)
@@ -170,7 +176,11 @@ Streams = torch.Generator | Sequence[torch.Generator]
 
 
 def draws(
-    draw: Callable[..., Tensor], shape: Sequence[int], streams: Streams, dtype: torch.dtype = torch.float32
+    draw: Callable[..., Tensor],
+    shape: Sequence[int],
+    streams: Streams,
+    dtype: torch.dtype = torch.float32,
+    shared: bool = False,
 ) -> Tensor:
     """Random numbers (E, ...) for the models of several repeats, each repeat's from a stream of its own.
 
@@ -179,18 +189,26 @@ def draws(
         shape: (E, ...); E is a multiple of the number of streams, and the models are sorted by repeat.
         streams: one generator per repeat, on the device of the result; or a single one.
         dtype: of the result.
+        shared: give all models of a repeat the same numbers.
     """
     generators = [streams] if isinstance(streams, torch.Generator) else streams
-    each = (shape[0] // len(generators), *shape[1:])
+    count = shape[0] // len(generators)
+    each = (1 if shared else count, *shape[1:])
     parts = [draw(each, generator=g, device=g.device, dtype=dtype) for g in generators]
+    if shared:
+        parts = [part.expand(count, *shape[1:]) for part in parts]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def perturbed(
-    likelihood: Likelihood, images: Tensor, streams: Streams, dtype: torch.dtype = torch.float32
+    likelihood: Likelihood,
+    images: Tensor,
+    streams: Streams,
+    dtype: torch.dtype = torch.float32,
+    shared: bool = False,
 ) -> Tensor:
-    """Binarize or dequantize gray values (E, ..., D) anew, each entry with noise of its own; see `draws`."""
-    return likelihood.perturb(images, draws(torch.rand, images.shape, streams, dtype))
+    """Binarize or dequantize gray values (E, ..., D) anew; arguments as those of `draws`."""
+    return likelihood.perturb(images, draws(torch.rand, images.shape, streams, dtype, shared))
 
 
 def flipped(images: Tensor, streams: Streams) -> Tensor:

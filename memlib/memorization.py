@@ -9,11 +9,13 @@ Source: van den Burg & Williams (2021), eqs. (2), (3) and the K-fold estimator o
 """
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+
+Estimator = Literal["paper", "matched"]
 
 _DIMS = {"log_px": ("epoch", "repeat", "fold", "observation"), "fold_of": ("repeat", "observation")}
 
@@ -21,16 +23,21 @@ _DIMS = {"log_px": ("epoch", "repeat", "fold", "observation"), "fold_of": ("repe
 class Scores(NamedTuple):
     """Scores of every observation, in nats.
 
-    `U`, `V`, `M` and the jackknife standard error `M_se` of M are (..., n). `gap` (..., L, n) is, in every
-    repeat, the mean of log p over the models that trained on the observation minus log p under the one that
-    did not. As an average of logarithms it has expectation 0 where training on an observation makes no
-    difference, whatever the spread between models; M has not.
+    `U`, `V`, `M` and their jackknife standard errors `U_se`, `V_se`, `M_se` are (..., n). `M_se_sampling`, of
+    the same shape, estimates the part of `M_se` that importance sampling causes; without the variances of the
+    log-probabilities it is NaN. `gap` (..., L, n) is, in every repeat, the mean of log p over the models that
+    trained on the observation minus log p under the one that did not. As an average of logarithms it has
+    expectation 0 where training on an observation makes no difference, whatever the spread between models; so
+    has M of the matched estimator, and M of the paper's has not.
     """
 
     U: NDArray[np.float64]
     V: NDArray[np.float64]
     M: NDArray[np.float64]
+    U_se: NDArray[np.float64]
+    V_se: NDArray[np.float64]
     M_se: NDArray[np.float64]
+    M_se_sampling: NDArray[np.float64]
     gap: NDArray[np.float64]
 
 
@@ -70,39 +77,122 @@ def log_mean_exp(
         return np.log(total) - np.log(mask.sum(axis=axis)) + np.squeeze(shift, axis=axis)
 
 
-def memorization_scores(log_px: NDArray[np.floating], fold_of: NDArray[np.integer]) -> Scores:
+def memorization_scores(
+    log_px: NDArray[np.floating],
+    fold_of: NDArray[np.integer],
+    estimator: Estimator = "paper",
+    variance: NDArray[np.floating] | None = None,
+) -> Scores:
     r"""U, V, M of every observation from the log-probabilities under all models.
 
-    The standard error is the jackknife over repeats,
+    The logarithm of a mean is lower, the fewer terms there are. The paper's estimator takes U from L (K - 1)
+    models and V from L, so that M is positive where nothing is memorized. The matched one counts alike: with
+    $k_1 < \dots < k_{K-1}$ the folds other than $f_l(i)$,
+
+    $$U_i = \frac{1}{K-1} \sum_{j=1}^{K-1} \log \frac{1}{L} \sum_l p_{l k_j}(x_i)$$
+
+    and under no memorization every term has the distribution of V, whatever the spread between models.
+
+    Standard errors are the jackknife over repeats,
     $\sqrt{\frac{L-1}{L} \sum_l (M_{(l)} - \bar M_{(\cdot)})^2}$ with $M_{(l)}$ computed without repeat l;
-    with a single repeat it is NaN. It holds where the spread between models is below a nat; with few repeats
-    and a spread of several nats V is nearly a maximum, and intervals built from it cover less than they
-    claim.
+    with a single repeat they are NaN. Where models differ by several nats, V is nearly a maximum, and the
+    errors are too small. The part due to importance sampling is a rough guide by the delta method: too small
+    where k-hat is high, and with the errors of different models taken as independent, which share their noise
+    if it is paired.
 
     Args:
         log_px: nats, (..., L, K, n): repeat, left-out fold, observation.
         fold_of: fold of every observation in every repeat, 0..K-1, (L, n).
+        estimator: "paper" or "matched".
+        variance: of the estimates `log_px`, nats squared, 0 or more, of the same shape.
 
     Raises:
         ValueError: shapes that do not fit, no observations, folds that are no integers or outside 0..K-1,
-            log-probabilities that are no numbers, NaN or +inf.
+            log-probabilities that are no numbers, NaN or +inf, negative variances, another estimator.
 
     Source: eq. (3) and the K-fold estimator of section 3; Efron & Stein (1981) for the jackknife.
     """
     log_px, fold_of = np.asarray(log_px), np.asarray(fold_of)
     _check(log_px, fold_of)
+    if estimator not in get_args(Estimator):
+        raise ValueError(f"estimator is {estimator!r}; allowed: {', '.join(get_args(Estimator))}")
+    check_log_px(log_px)
     log_px = log_px.astype(np.float64, copy=False)
+
+    seen, left = _seen_and_left(log_px, fold_of)
+    U, U_weight, U_without = _log_means(seen, estimator)
+    V, V_weight, V_without = _log_means(left, estimator)
+    sampling = np.full(U.shape, np.nan)
+    if variance is not None:
+        seen_variance, left_variance = _seen_and_left(_checked_variance(variance, log_px), fold_of)
+        sampling = np.sqrt(_propagated(U_weight, seen_variance) + _propagated(V_weight, left_variance))
+    with np.errstate(invalid="ignore"):  # of two infinite scores there is no difference
+        errors = [_jackknife(without) for without in (U_without, V_without, U_without - V_without)]
+        return Scores(U, V, U - V, *errors, sampling, seen.mean(-2) - left[..., 0, :])
+
+
+def check_log_px(log_px: NDArray) -> None:
+    """Refuse log-probabilities that are NaN or +inf.
+
+    Raises:
+        ValueError: there are some.
+    """
     nan, inf = np.isnan(log_px).sum(), np.isposinf(log_px).sum()
     if nan or inf:
         raise ValueError(f"log_px is NaN {nan} times and +inf {inf} times; allowed: finite numbers and -inf")
 
-    held_out = fold_of[:, None, :] == np.arange(log_px.shape[-2])[:, None]  # (L, K, n)
+
+def others(fold_of: NDArray[np.integer], K: int) -> NDArray[np.integer]:
+    """The folds of every repeat that an observation is not in, ascending, (L, K - 1, n), from (L, n)."""
+    folds = np.arange(K - 1)[:, None]
+    return folds + (folds >= fold_of[:, None, :])
+
+
+def _seen_and_left(
+    values: NDArray[np.float64], fold_of: NDArray[np.integer]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of (..., L, K, n) what belongs to the models that trained on each observation, (..., L, K - 1, n), and
+    to those that did not, (..., L, 1, n)."""
+    indices = others(fold_of, values.shape[-2]), fold_of[:, None, :]
+    first, second = (
+        np.take_along_axis(values, np.broadcast_to(i, values.shape[:-3] + i.shape), axis=-2) for i in indices
+    )
+    return first, second
+
+
+def _log_means(
+    log_px: NDArray[np.float64], estimator: Estimator
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The estimate (..., n) from (..., L, J, n), its derivatives (..., L, J, n), and the estimates without
+    each repeat (L, ..., n), NaN if there is one only."""
+    L, J = log_px.shape[-3:-1]
     # one logarithm of a mean per repeat; repeats have equal counts, so their means average
-    seen = log_mean_exp(log_px, -2, where=~held_out)  # (..., L, n)
-    left = log_mean_exp(log_px, -2, where=held_out)  # (..., L, n)
-    U, V = log_mean_exp(seen, -2), log_mean_exp(left, -2)
-    gap = log_px.mean(-2, where=~held_out) - log_px.mean(-2, where=held_out)  # (..., L, n)
-    return Scores(U, V, U - V, _jackknife(seen, left), gap)
+    blocks = log_px if estimator == "matched" else log_mean_exp(log_px, -2)[..., None, :]
+    means = log_mean_exp(blocks, -3)  # (..., J or 1, n)
+    with np.errstate(invalid="ignore"):
+        weight = np.nan_to_num(np.exp(log_px - means[..., None, :, :])) / (L * J)  # zero where p is zero
+    if L == 1:
+        return means.mean(-2), weight, np.full((1, *means.mean(-2).shape), np.nan)
+    rest = [np.arange(L) != k for k in range(L)]
+    without = [log_mean_exp(blocks[..., keep, :, :], -3).mean(-2) for keep in rest]
+    return means.mean(-2), weight, np.array(without)
+
+
+def _propagated(weight: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Variance (..., n) of an estimate from its derivatives and the variances of its terms (..., L, J, n)."""
+    squares = weight**2
+    # a variance that is infinite counts only where the term does
+    parts = np.multiply(squares, variance, where=squares > 0, out=np.zeros(squares.shape))
+    return parts.sum((-3, -2))
+
+
+def _checked_variance(variance: NDArray[np.floating], log_px: NDArray[np.float64]) -> NDArray[np.float64]:
+    variance = np.asarray(variance, dtype=np.float64)
+    if variance.shape != log_px.shape:
+        raise ValueError(f"variance has shape {variance.shape}; allowed: that of log_px, {log_px.shape}")
+    if bad := int((~(variance >= 0)).sum()):
+        raise ValueError(f"variance is negative or NaN {bad} times; allowed: 0 or more")
+    return variance
 
 
 def _check(log_px: NDArray, fold_of: NDArray) -> None:
@@ -123,13 +213,10 @@ def _check(log_px: NDArray, fold_of: NDArray) -> None:
         raise ValueError(f"fold_of has values {fold_of.min()}..{fold_of.max()}; allowed: 0..{K - 1}")
 
 
-def _jackknife(seen: NDArray[np.float64], left: NDArray[np.float64]) -> NDArray[np.float64]:
-    L = seen.shape[-2]
-    if L < 2:
-        return np.full(seen.shape[:-2] + seen.shape[-1:], np.nan)
-    keep = ~np.eye(L, dtype=bool)
-    without = np.stack([log_mean_exp(seen[..., k, :], -2) - log_mean_exp(left[..., k, :], -2) for k in keep])
-    return np.sqrt((L - 1) * without.var(axis=0))
+def _jackknife(without: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard errors (..., n) from the estimates without each repeat (L, ..., n)."""
+    with np.errstate(invalid="ignore"):  # of infinite scores there is none
+        return np.sqrt((len(without) - 1) * without.var(axis=0))
 
 
 def least_observations(quantile: float) -> int:
@@ -186,7 +273,7 @@ def exchanged(result: xr.Dataset, seed: int = 0) -> xr.Dataset:
     Raises:
         ValueError: fewer than three folds, a seed below 0, or arrays that `memorization` refuses.
     """
-    log_px, fold_of = _arrays(result)
+    log_px, fold_of = checked_arrays(result)
     if seed < 0:
         raise ValueError(f"seed is {seed}; allowed: 0 or more")
     K = log_px.sizes["fold"]
@@ -194,45 +281,58 @@ def exchanged(result: xr.Dataset, seed: int = 0) -> xr.Dataset:
         raise ValueError(
             f"the run has {K} folds; allowed: 3 or more, two models must have seen each observation"
         )
-    others = np.arange(K - 1)[:, None]
-    others = others + (
-        others >= fold_of[:, None, :]
-    )  # (L, K-1, n), the models that trained on each observation
-    kept = np.take_along_axis(log_px.values, others[None], axis=2)
+    kept = np.take_along_axis(log_px.values, others(fold_of, K)[None], axis=2)
     chosen = np.random.default_rng(seed).integers(K - 1, size=fold_of.shape)
     coords = {name: c for name, c in result.coords.items() if "fold" not in c.dims}
     variables = {"log_px": (log_px.dims, kept), "fold_of": (("repeat", "observation"), chosen)}
     return xr.Dataset(variables, coords=coords, attrs=result.attrs)
 
 
-def memorization(result: xr.Dataset) -> xr.Dataset:
+def memorization(result: xr.Dataset, estimator: Estimator = "paper") -> xr.Dataset:
     """Scores of every observation at every evaluated epoch.
 
     Args:
         result: what `memlib.run` returns: `log_px` (epoch, repeat, fold, observation), `fold_of` (repeat,
-            observation).
+            observation); with `ess` (as `log_px`) and `num_samples` (epoch, repeat, observation) the part of
+            the standard error that importance sampling causes is estimated.
+        estimator: "paper" for what the paper reports; "matched" for claims, as it is 0 on average where
+            nothing is memorized. See `memorization_scores`.
 
     Returns:
-        `U`, `V`, `M`, `M_se` (epoch, observation) and `gap` (epoch, repeat, observation), in nats; see
-        `Scores`.
+        `U`, `V`, `M`, `U_se`, `V_se`, `M_se`, `M_se_sampling` (epoch, observation) and `gap` (epoch, repeat,
+        observation), in nats; see `Scores`. The attribute `estimator` says which.
 
     Raises:
-        ValueError: one of the two is missing or has other dimensions, or what `memorization_scores` refuses.
+        ValueError: `log_px` or `fold_of` is missing or has other dimensions, or what `memorization_scores`
+            refuses.
     """
-    log_px, fold_of = _arrays(result)
+    log_px, fold_of = checked_arrays(result)
     # epoch by epoch: float64 copies of all epochs at once would be the largest array of a big run
-    scores = [memorization_scores(at_epoch.values, fold_of) for at_epoch in log_px]
+    scores = [
+        memorization_scores(at_epoch.values, fold_of, estimator, _sampling_variance(result, epoch))
+        for epoch, at_epoch in enumerate(log_px)
+    ]
     columns = dict(zip(Scores._fields, map(np.stack, zip(*scores, strict=True)), strict=True))
     dims = {3: ("epoch", "repeat", "observation"), 2: ("epoch", "observation")}
     variables = {name: (dims[column.ndim], column) for name, column in columns.items()}
     kept = {name: c for name, c in result.coords.items() if set(c.dims) <= set(dims[3])}
-    scored = xr.Dataset(variables, coords=kept, attrs=result.attrs)
+    scored = xr.Dataset(variables, coords=kept, attrs=result.attrs | {"estimator": estimator})
     for variable in scored.data_vars.values():
         variable.attrs["units"] = "nats"
     return scored
 
 
-def _arrays(result: xr.Dataset) -> tuple[xr.DataArray, NDArray[np.integer]]:
+def _sampling_variance(result: xr.Dataset, epoch: int) -> NDArray[np.float64] | None:
+    """Variances of `log_px` by the delta method, 1 / ESS - 1 / S, where the result has both."""
+    if not {"ess", "num_samples"} <= {*result.data_vars}:
+        return None
+    at_epoch = result[["ess", "num_samples"]].isel(epoch=epoch).astype(np.float64)
+    variance = (1 / at_epoch.ess - 1 / at_epoch.num_samples).clip(min=0)
+    # a single sample says nothing of its error
+    return variance.where(at_epoch.num_samples > 1, np.inf).transpose("repeat", "fold", "observation").values
+
+
+def checked_arrays(result: xr.Dataset) -> tuple[xr.DataArray, NDArray[np.integer]]:
     """`log_px` and `fold_of` with their dimensions in order, and shapes and folds that fit."""
     if not isinstance(result, xr.Dataset):
         kind = type(result).__name__

@@ -60,11 +60,12 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
     check_known("size", size, SIZES)
     book_dir = Path(book_dir)
     listed = _read_yaml(book_dir / "params" / "pages.yaml", chapters=list, templates=list, experiments=dict)
+    templates = dict(_template(entry, listed["experiments"]) for entry in listed["templates"])
     file = book_dir / "params" / f"{size}.yaml"
     settings = _read_yaml(file, experiments=dict, chapters=dict)
     experiments, chapters = settings["experiments"], settings["chapters"]
     for kind, given, known in (
-        ("chapter", chapters, (*listed["chapters"], *listed["templates"])),
+        ("chapter", chapters, (*listed["chapters"], *templates)),
         ("experiment", experiments, (*listed["experiments"], *EXPERIMENTS)),
     ):
         for name in given:
@@ -73,7 +74,7 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
             given[name] = _checked(file, name, parameters, dict)
 
     pages = []
-    for notebook in (*listed["templates"], *listed["chapters"]):
+    for notebook in (*templates, *listed["chapters"]):
         source = _read(book_dir / f"{notebook}.ipynb")
         declared = next((declared_parameters(c.source) for c in source.cells if _is_parameters(c)), {})
         of_chapter = chapters.get(notebook, {})
@@ -85,13 +86,27 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
                     _titled(_heading(source), title),
                     {"experiment": name, **experiments[name], **of_chapter} if name in experiments else None,
                 )
-                for name, title in listed["experiments"].items()
+                for name, title in templates[notebook].items()
                 if size != "published" or name in experiments
             }
         for name, (title, parameters) in candidates.items():
             check_values(declared, parameters or {}, f"{file.name}, page {name}")
             pages.append(Page(name, notebook, title, parameters))
     return pages
+
+
+def _template(entry: Any, experiments: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """A template and the titles of the experiments that it has pages of: all, or those listed for it."""
+    if isinstance(entry, str):
+        return entry, experiments
+    if not isinstance(entry, dict) or [type(only) for only in entry.values()] != [list]:
+        raise ValueError(
+            f"pages.yaml: a template is {entry!r}; allowed: a notebook, or `notebook: [experiment]`"
+        )
+    [(notebook, only)] = entry.items()
+    for name in only:
+        check_known("experiment", name, experiments, "pages.yaml: ")
+    return notebook, {name: experiments[name] for name in only}
 
 
 def _read_yaml(file: Path, **sections: type) -> dict[str, Any]:

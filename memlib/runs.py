@@ -98,7 +98,8 @@ def run(
         diverged = _run_elsewhere(job, missing, executor, title, progress)
     elif missing:
         left = _cost(job, missing, images, validation)
-        flop, workers = left.training_flop + left.scoring_flop, _workers(left, missing, where)
+        flop = left.training_flop + left.scoring_flop + left.rescoring_flop
+        workers = _workers(left, missing, where)
         groups = _groups(job, images, missing, where)
         with progress_bar(flop, title, enabled=progress) as bar:
             if workers > 1:
@@ -115,6 +116,24 @@ def run(
             store.remove_checkpoints(job.folder, member)  # of a process killed before it could
     if diverged:
         raise FloatingPointError(_told(diverged, job))
+    return store.assemble(job.folder, experiment.repeats, job.request)
+
+
+def stored(experiment: Experiment, root: str | Path | None = None) -> xr.Dataset:
+    """What `run` would return, if all of it is there; trains nothing.
+
+    Raises:
+        ValueError: bad settings.
+        StoreError: something is missing, damaged, or answers another request.
+    """
+    _check(experiment)
+    images, validation = experiment.load_images(), experiment.load_validation()
+    job, missing = _missing(experiment, images, validation, root, None)
+    if missing:
+        raise StoreError(
+            f"{len(missing)} of {experiment.repeats + 1} tasks are missing in {job.folder}; run the "
+            "experiment with the same settings first"
+        )
     return store.assemble(job.folder, experiment.repeats, job.request)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from memlib.decoding import PerceptronDecoder
 from memlib.ensemble import Ensemble, Streams, draws, perturbed
 from memlib.models import VAE, Likelihood
+from memlib.pareto import khat_threshold, pareto_k
 from memlib.precision import products
 from memlib.training import Tick
 
@@ -34,11 +35,14 @@ class LogProb(NamedTuple):
     r"""An importance-sampling estimate and its health, each (E, B).
 
     `ess` is Kong's effective sample size $(\sum_s w_s)^2 / \sum_s w_s^2$, between 1 and S. Where all weights
-    are zero (`log_px` is minus infinity) the quotient is 0 / 0, and `ess` is 1.
+    are zero (`log_px` is minus infinity) the quotient is 0 / 0, and `ess` is 1. `khat` is the Pareto k-hat of
+    the weights, see `memlib.pareto`. `num_samples`, int64, is the number behind the three.
     """
 
     log_px: Tensor
     ess: Tensor
+    khat: Tensor
+    num_samples: Tensor
 
 
 def standard_error(ess: Tensor, num_samples: int) -> Tensor:
@@ -88,7 +92,9 @@ def _summary(log_w: Tensor) -> LogProb:
     w = torch.exp(log_w - top[..., None])
     total, squares = w.sum(-1), w.square().sum(-1)
     ess = torch.where(total == 0, torch.ones_like(total), total.square() / squares)
-    return LogProb(top + total.log() - math.log(log_w.shape[-1]), ess)
+    S = log_w.shape[-1]
+    num_samples = torch.full(total.shape, S, device=total.device)
+    return LogProb(top + total.log() - math.log(S), ess, pareto_k(log_w).to(total.dtype), num_samples)
 
 
 @torch.no_grad()
@@ -114,7 +120,7 @@ def log_px(
         tile: decoder outputs at a time, without effect on the result; by default what the device likes.
 
     Returns:
-        `log_px` in nats (of the density in logit space, where the likelihood lives there) and `ess`.
+        `log_px` in nats (of the density in logit space, where the likelihood lives there) and its health.
 
     Raises:
         ValueError: S < 1.
@@ -153,6 +159,50 @@ class _One:
         return tuple(t[None] for t in self._vae.decoder(z[0]))
 
 
+class _Scorer:
+    """The models of an ensemble, ready to weigh samples; on a CPU one after the other, so that a tile stays
+    in the cache, on a GPU together."""
+
+    def __init__(self, model: Ensemble, num_samples: int, compiled: bool):
+        self._model = model
+        self._log_prob = compiled_log_prob(model.likelihood) if compiled else model.likelihood.log_prob
+        on_cpu = model.device.type == "cpu"
+        self._each = [_One(vae, num_samples) for vae in model.unstack()] if on_cpu else []
+
+    def log_weights(self, y: Tensor, eps: Tensor, models: slice = slice(None)) -> Tensor:
+        """(E, B, S) from observations (E, B, D) and noise (E, B, S, Z), E of the models chosen."""
+        chosen: Sequence[LatentVariableModel] = self._each[models]
+        if not chosen:
+            chosen = [self._model if models == slice(None) else self._model.part(models)]
+        own = zip(chosen, y.chunk(len(chosen)), eps.chunk(len(chosen)), strict=True)
+        with products(self._model.precision, y.device):
+            return torch.cat([_log_weights(*one, self._log_prob, _tile(y.device)) for one in own])
+
+    def rescore(
+        self,
+        models: slice,
+        scored: LogProb,
+        y: Tensor,
+        log_w: Tensor,
+        extra: int,
+        stream: torch.Generator,
+        paired: bool,
+    ) -> None:
+        """Give the images for which k-hat of one of the models is too high `extra` samples more, in place.
+
+        All but `extra` are those of the models chosen: what was scored (E, B), from `y` (E, B, D), `log_w`
+        (E, B, S).
+        """
+        E, Z = len(y), self._model.latent_dim
+        failing = (scored.khat > khat_threshold(log_w.shape[-1])).any(0).nonzero().squeeze(1)
+        for chosen in failing.split(_images_at_once(E * extra * Z)):
+            eps = draws(torch.randn, (E, len(chosen), extra, Z), stream, y.dtype, paired)
+            more = self.log_weights(y[:, chosen], eps, models)
+            together = _summary(torch.cat([log_w[:, chosen], more], dim=-1))
+            for column, values in zip(scored, together, strict=True):
+                column[:, chosen] = values
+
+
 @torch.no_grad()
 def score_images(
     model: Ensemble,
@@ -161,10 +211,10 @@ def score_images(
     noise: Streams,
     compiled: bool = False,
     tick: Tick | None = None,
+    paired: bool = False,
+    rescoring: int = 1,
 ) -> LogProb:
-    """Score every image under every model, in pixel space; binarized or dequantized anew for every model.
-
-    On a CPU the models decode one after the other, so that a tile stays in the cache; on a GPU together.
+    """Score every image under every model, in pixel space; binarized or dequantized anew.
 
     Args:
         model: E models, of one or several repeats, sorted by repeat; put into evaluation mode.
@@ -173,30 +223,49 @@ def score_images(
         noise: of every repeat, draws noise and samples; on the model's device.
         compiled: fuse what follows the decoder into one kernel; same result up to rounding.
         tick: called after every batch of images.
+        paired: show the same version of an image to all models of a repeat, with the same latent noise;
+            otherwise each has noise of its own.
+        rescoring: at least 1; where k-hat of any model of a repeat is above `khat_threshold`, all models of
+            that repeat get samples for the image until each has this many times S.
 
     Returns:
-        `log_px` in nats and `ess`, each (E, n).
+        `log_px` in nats and its health, each (E, n).
 
     Raises:
-        ValueError: S < 1.
+        ValueError: S < 1 or `rescoring` < 1.
     """
     _check_samples(num_samples)
+    if rescoring < 1:
+        raise ValueError(f"rescoring is {rescoring}; allowed: 1 or more")
     model.train(False)
-    E, Z, device = len(model), model.latent_dim, images.device
-    K = E if isinstance(noise, torch.Generator) else E // len(noise)
-    log_prob = compiled_log_prob(model.likelihood) if compiled else model.likelihood.log_prob
-    models: list[LatentVariableModel] = [model]
-    if device.type == "cpu":
-        models = [_One(vae, num_samples) for vae in model.unstack()]
-    parts = []
-    for x in images.split(max(1, min(BATCH, NOISE // (K * num_samples * Z)))):
-        y = perturbed(model.likelihood, x.flatten(1).expand(E, -1, -1), noise, model.dtype)
-        eps = draws(torch.randn, (*y.shape[:2], num_samples, Z), noise, model.dtype)
-        with products(model.precision, device):
-            own = zip(models, y.chunk(len(models)), eps.chunk(len(models)), strict=True)
-            log_w = [_log_weights(*one, log_prob, _tile(device)) for one in own]
-        scored = _summary(torch.cat(log_w))
-        parts.append(LogProb(scored.log_px + model.likelihood.log_jacobian(y), scored.ess))
+    streams = [noise] if isinstance(noise, torch.Generator) else noise
+    E, Z, K = len(model), model.latent_dim, len(model) // len(streams)
+    scorer, parts = _Scorer(model, num_samples, compiled), []
+    for x in images.split(_images_at_once(K * num_samples * Z)):
+        y = perturbed(model.likelihood, x.flatten(1).expand(E, -1, -1), streams, model.dtype, paired)
+        eps = draws(torch.randn, (*y.shape[:2], num_samples, Z), streams, model.dtype, paired)
+        log_w = scorer.log_weights(y, eps)
+        scored = _summary(log_w)
+        if rescoring > 1:
+            for r, stream in enumerate(streams):
+                own = slice(r * K, (r + 1) * K)
+                views = LogProb(*(column[own] for column in scored))
+                # of its own, so that later batches do not depend on which images get more
+                added = torch.Generator(stream.device).manual_seed(_seed(stream))
+                extra = (rescoring - 1) * num_samples
+                scorer.rescore(own, views, y[own], log_w[own], extra, added, paired)
+        parts.append(scored._replace(log_px=scored.log_px + model.likelihood.log_jacobian(y)))
         if tick:
             tick(E * len(x))
     return LogProb(*(torch.cat(columns, dim=1) for columns in zip(*parts, strict=True)))
+
+
+def _images_at_once(noise_per_image: int) -> int:
+    return max(1, min(BATCH, NOISE // noise_per_image))
+
+
+def _seed(stream: torch.Generator) -> int:
+    """A seed from the state of a stream, which stays as it is."""
+    fork = torch.Generator(stream.device)
+    fork.set_state(stream.get_state())
+    return int(torch.randint(2**62, (), generator=fork, device=stream.device))

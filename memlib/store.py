@@ -25,7 +25,7 @@ import xarray as xr
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-RESULT_VERSION = 2  # to be raised whenever the same request gives other numbers
+RESULT_VERSION = 3  # to be raised whenever the same request gives other numbers
 RECORD = "record"
 REQUEST = "request.json"
 LOCK_SECONDS = 0.04  # patience for a claim; who lists results holds each lock for a moment
@@ -262,10 +262,12 @@ def claim(path: Path) -> Iterator[bool]:
 def assemble(folder: Path, repeats: int, request: Mapping[str, Any]) -> xr.Dataset:
     """All repeats and the model of all images as one data set.
 
-    Variables: `log_px`, `ess` (epoch, repeat, fold, observation); `fold_of` (repeat, observation);
-    `fold_loss` (repeat, train_epoch, fold); `train_loss`, `test_loss` (train_epoch) and `samples` (sample,
-    channel, row, column) of the model trained on all images. Losses and log-probabilities are in nats per
-    image.
+    Variables: `log_px`, `ess` (epoch, repeat, fold, observation); `failing` (epoch, repeat, fold), the share
+    of observations with too high a Pareto k-hat; `khat`, `num_samples` (epoch, repeat, observation), the
+    worst k-hat among the models of a repeat, and how many samples each of them has used; `fold_of` (repeat,
+    observation); `fold_loss` (repeat, train_epoch, fold); `train_loss`, `test_loss` (train_epoch) and
+    `samples` (sample, channel, row, column) of the model trained on all images. Losses and log-probabilities
+    are in nats per image.
 
     Raises:
         StoreError: as `check`.
@@ -276,10 +278,14 @@ def assemble(folder: Path, repeats: int, request: Mapping[str, Any]) -> xr.Datas
     def stacked(name: str) -> NDArray:
         return np.stack([arrays[name] for arrays, _ in parts])
 
-    dims = ("epoch", "repeat", "fold", "observation")
+    per_model, per_repeat = ("epoch", "repeat", "fold", "observation"), ("epoch", "repeat", "observation")
+    by_epoch = {"log_px": per_model, "ess": per_model, "failing": per_model[:3]}
+    by_epoch |= {"khat": per_repeat, "num_samples": per_repeat}
     result = xr.Dataset(
         {
-            **{name: (dims, np.stack([a[name] for a, _ in parts], axis=1)) for name in ("log_px", "ess")},
+            **{
+                name: (dims, np.stack([a[name] for a, _ in parts], axis=1)) for name, dims in by_epoch.items()
+            },
             "fold_of": (("repeat", "observation"), stacked("fold_of")),
             "fold_loss": (("repeat", "train_epoch", "fold"), stacked("fold_loss")),
             "train_loss": ("train_epoch", full["train_loss"]),

@@ -17,6 +17,7 @@ from memlib.device import compiler_works
 from memlib.ensemble import Ensemble, sample
 from memlib.experiment import Experiment, Stream
 from memlib.memorization import fold_assignment
+from memlib.pareto import khat_threshold
 from memlib.scoring import score_images
 from memlib.store import Member
 from memlib.training import Tick, adam, fit, mean_loss
@@ -78,7 +79,7 @@ class Task:
 
     @functools.cached_property
     def _score_flop(self) -> int:
-        return self._flops.encode + self.experiment.num_samples * self._flops.decode
+        return self._flops.encode + self.experiment.most_samples * self._flops.decode
 
     def ensemble(self, count: int, members: Sequence[Member]) -> Ensemble:
         """Fresh models, `count` per member."""
@@ -169,6 +170,7 @@ class Task:
         """What is not a number of what was recorded last of member i; empty if everything is."""
         entries = progress.latest(i)
         loss = entries.pop("loss")
+        entries.pop("khat", None)  # infinite where it cannot be fitted
         if bad := int((~np.isfinite(loss)).sum()):
             what = f"the loss of {bad} of {len(loss)} models is not finite"
         elif names := [k for k, entry in entries.items() if (np.isnan(entry) | np.isposinf(entry)).any()]:
@@ -184,7 +186,8 @@ class Task:
             begun: a checkpoint of each repeat, all after the same epoch; empty to start anew.
 
         Returns:
-            Of every repeat the arrays log_px and ess (epoch, fold, observation), epoch, fold_of, fold_loss.
+            Of every repeat the arrays log_px and ess (epoch, fold, observation), failing (epoch, fold),
+            khat and num_samples (epoch, observation), epoch, fold_of, fold_loss.
         """
         e, n, K = self.experiment, len(self.images), self.experiment.folds
         folds = [fold_assignment(n, K, e.stream(Stream.FOLDS, repeat)) for repeat in repeats]
@@ -194,10 +197,18 @@ class Task:
             if progress.epoch in e.evaluated_epochs:
                 noise = progress.noise[Stream.SCORING_NOISE.name]
                 scored = score_images(
-                    progress.model, x, e.num_samples, noise, self.compiled, tick=self._tick_pairs
+                    progress.model,
+                    x,
+                    e.num_samples,
+                    noise,
+                    self.compiled,
+                    tick=self._tick_pairs,
+                    paired=e.noise == "paired",
+                    rescoring=e.rescoring,
                 )
-                progress.record(log_px=scored.log_px.float().cpu().numpy())
-                progress.record(ess=scored.ess.float().cpu().numpy())
+                for name in ("log_px", "ess", "khat"):
+                    progress.record(**{name: getattr(scored, name).float().cpu().numpy()})
+                progress.record(num_samples=scored.num_samples.int().cpu().numpy())
 
         seen = len(repeats) * K * min(map(len, training_sets))
         progress, diverged = self._train(repeats, training_sets, begun, score, seen * self._flops.train)
@@ -205,6 +216,8 @@ class Task:
         for i, fold_of in enumerate(folds):
             results = progress.results(i)
             fold_loss = {"fold_loss": results.pop("loss")}
+            if "khat" in results:  # else it diverged before
+                results |= _health(results.pop("khat"), results.pop("num_samples"))
             arrays = {**results, **fold_loss, "epoch": np.array(e.evaluated_epochs), "fold_of": fold_of}
             outcomes.append(_outcome(arrays, diverged[i], progress))
         return outcomes
@@ -236,6 +249,18 @@ class Task:
             **{f"{PARAMETER}{name}": array for name, array in progress.model.state().items()},
         }
         return _outcome(arrays, diverged, progress)
+
+
+def _health(khat: NDArray[np.float32], num_samples: NDArray[np.int32]) -> dict[str, NDArray]:
+    """What is kept of k-hat (epoch, fold, observation): its worst, and how often it is too high.
+
+    All models of a repeat have equally many samples for an observation.
+    """
+    limit = np.zeros(khat.shape)
+    for S in np.unique(num_samples):
+        limit[num_samples == S] = khat_threshold(int(S))
+    failing = (khat > limit).mean(axis=-1)
+    return {"khat": khat.max(axis=1), "num_samples": num_samples[:, 0], "failing": failing}
 
 
 def _outcome(arrays: dict[str, NDArray], diverged: str, progress: Progress) -> Outcome:

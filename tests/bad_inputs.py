@@ -41,6 +41,7 @@ NUMBERS = [
     field("learning_rate='1e-3'", "learning_rate is '1e-3' (str); allowed: float"),
     field("batch_size=-64", "batch_size is -64; allowed: 1 or more"),
     field("num_samples=0", "num_samples is 0; allowed: 1 or more"),
+    field("rescoring=0", "rescoring is 0; allowed: 1 or more"),
     field("latent_dim=0", "latent_dim is 0; allowed: 1 or more"),
     field("folds=1", "folds is 1; allowed: 2 or more"),
     field("folds=5, num_images=3", "num_images is 3; allowed: 0, or at least folds = 5"),
@@ -58,6 +59,9 @@ WORDS = [
     field("architecture='unet'", "architecture is 'unet'; allowed: mlp, conv"),
     field("likelihood='poisson'", "likelihood is 'poisson'; allowed: bernoulli, gaussian"),
     field("precision='float16'", "precision is 'float16'; allowed: float32, tf32, bfloat16"),
+    field("noise='shared'", "noise is 'shared'; allowed: paper, paired"),
+    call('memlib.memorization(result, "match")', "estimator is 'match'; allowed: paper, matched"),
+    call('memlib.interval(scores, name="X")', "name is 'X'; allowed: U, V, M"),
     call('memlib.load_images("minst")', "unknown data set 'minst' (did you mean mnist?)"),
     call('memlib.load_images("digits", "tests")', "unknown split of digits 'tests' (did you mean test?)"),
     call("memlib.load_images(3)", "unknown data set 3; allowed: digits"),
@@ -201,6 +205,10 @@ ARRAYS = [
     call("memlib.exchanged((result % 2).isel(fold=[0, 1]))", "the run has 2 folds; allowed: 3 or more"),
     call("memlib.exchanged(result, seed=-1)", "seed is -1; allowed: 0 or more"),
     call("fold_assignment(3, 5, rng)", "n is 3; allowed: at least the number of folds, 5"),
+    call("memlib.interval(scores, level=1.5)", "level is 1.5; allowed: between 0 and 1"),
+    call("memlib.p_values(result, draws=0)", "draws is 0; allowed: 1 or more"),
+    call("memlib.p_values(result, seed=-1)", "seed is -1; allowed: 0 or more"),
+    call("memlib.memorized(result, rate=1)", "rate is 1; allowed: between 0 and 1"),
 ]
 
 TOO_FEW = [
@@ -304,6 +312,14 @@ COMMANDS = [
     ),
     command("verify --root FILE", "the results folder is 'FILE', which is a file; allowed: a folder"),
     command("data --root FILE", "the data folder is 'FILE', which is a file; allowed: a folder"),
+    command("scores digits-lr3", "Missing option '--out'"),
+    command("scores digits-lr3 --out FILE", "score file is 'FILE'; allowed: a name that ends in .parquet"),
+    command("scores digits-lr3 --out NOWHERE/a.parquet", "but there is no folder 'NOWHERE'"),
+    command("scores digits-lr3 --out FILE.parquet", "'FILE.parquet' is there already; choose another name"),
+    command(
+        "scores digits-lr3 --out NOWHERE.parquet", "5 of 5 tasks are missing in RESULTS/digits-HASH; run"
+    ),
+    command("scores digits-lr3 --rescoring 0 --out NOWHERE.parquet", "rescoring is 0; allowed: 1 or more"),
     command("book --size huge", "'huge' is not one of 'quick', 'laptop', 'paper', 'published'"),
     command("book --jobs 0", "Invalid value for '--jobs': 0 is not in the range"),
 ]
@@ -314,11 +330,14 @@ GROUPS: dict[str, tuple[str, list[Case]]] = {
     "Parameter files": ("`quick.yaml` of a book with the pages `index` and `04-memorized`.", PARAMETER_FILES),
     "Parameters of a chapter": ("As they are given to Papermill.", PARAMETERS),
     "Images": ("Training images in a folder IMAGES; `digits` is an `ImageSet` of 297 images.", IMAGES),
-    "Log-probabilities": ("`result` holds 3 repeats, 4 folds and 40 observations.", ARRAYS),
+    "Log-probabilities": (
+        "`result` holds 3 repeats, 4 folds and 40 observations, `scores` its scores.",
+        ARRAYS,
+    ),
     "Too little data": ("`M` holds 40 scores.", TOO_FEW),
     "Results and checkpoints": ("Files of a run that is asked for again.", RESULTS),
     "Machine and environment": ("`experiment` is a small one; FILE is a file.", SURROUNDINGS),
-    "Command line": ("FILE is a file, NOWHERE nothing.", COMMANDS),
+    "Command line": ("FILE and FILE.parquet are files, NOWHERE and NOWHERE.parquet nothing.", COMMANDS),
 }
 CASES = [case for _, cases in GROUPS.values() for case in cases]
 

@@ -14,6 +14,9 @@ LOG_PX = RNG.normal(-80, 10, N)
 RHO = np.exp(RNG.normal(0, 0.2, N))
 GRID = np.linspace(-3, 3, 61)
 EDGES = [-90.0, -80.0, -75.0]
+CURVE = ([1.0, 2.0, 4.0], [0.1, 0.2, 0.0])  # means and lengths of their bars
+KHAT = np.append(RNG.normal(0.6, 0.3, N), np.inf)
+ROC = ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 0.75, 1.0])
 
 FIGURES = {
     "image_grid": lambda: figures.image_grid(GRAY[:11]),
@@ -31,6 +34,10 @@ FIGURES = {
     "agreement": lambda: figures.agreement(M, M + 1, "exact (nats)", "estimate (nats)"),
     "convergence": lambda: figures.convergence([1, 2], [[0.0, 1.0], [2.0, 4.0]]),
     "cost_by_samples": lambda: figures.cost_by_samples([1, 2, 4], {"a": (3.0, [1, 2, 4], 2)}, "hours"),
+    "error_bars": lambda: figures.error_bars([1, 2, 4], {"a": CURVE, "b": CURVE}, "x", "y (nats)", 0, True),
+    "intervals": lambda: figures.intervals(M, M - 1, M + 2, HIGH, ("listed", "others")),
+    "weight_health": lambda: figures.weight_health({"a": KHAT, "b": KHAT + 0.1}, 0.58),
+    "roc_curves": lambda: figures.roc_curves({"outlier": {"a": ROC, "b": ROC}, "copy": {"a": ROC}}),
 }
 
 

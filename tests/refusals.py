@@ -75,7 +75,8 @@ def refusal(case: Case) -> Refusal:
         patches.enter_context(mock.patch("torch.cuda.is_available", return_value=False))
         for module in ("training", "tasks", "cost"):
             patches.enter_context(mock.patch(f"memlib.{module}.fit", train))
-        (folder / "FILE").touch()
+        for file in ("FILE", "FILE.parquet"):
+            (folder / file).touch()
         try:
             result = case.give(folder)
         except (ValueError, FileNotFoundError, ClusterError) as error:
@@ -88,7 +89,7 @@ def refusal(case: Case) -> Refusal:
 
 def _portable(message: str, folder: Path) -> str:
     """Without the folder, and without the hash in the name of a run's folder."""
-    return re.sub(r"-[0-9a-f]{12}(?=/)", "-HASH", message.replace(f"{folder}/", ""))
+    return re.sub(r"-[0-9a-f]{12}(?=[/;])", "-HASH", message.replace(f"{folder}/", ""))
 
 
 _RNG = np.random.default_rng(0)
@@ -111,6 +112,7 @@ NAMES = {
     "log_px": _LOG_PX,
     "fold_of": _FOLDS,
     "result": xr.Dataset(_VARIABLES),
+    "scores": memlib.memorization(xr.Dataset(_VARIABLES)),
     "M": np.arange(40.0),
 }
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from tinybook import CHECK, notebook, write_book, write_params
 
@@ -182,12 +181,12 @@ def test_clean_removes_only_what_the_build_made(tmp_path):
 
 
 def test_table_of_contents_has_every_page():
-    listed = yaml.safe_load((ROOT / "book" / "params" / "pages.yaml").read_text())
-    templates = [
-        f"{template}-{experiment}" for experiment in listed["experiments"] for template in listed["templates"]
-    ]
-    before = [name for name in listed["chapters"] if name == "index" or name < listed["templates"][0]]
-    after = [name for name in listed["chapters"] if name not in before] + ["12-refused"]  # Markdown
+    every = book.load_pages("laptop")
+    experiments = list(dict.fromkeys(page.experiment for page in every if page.experiment))
+    templates = [page.name for e in experiments for page in every if page.experiment == e]
+    chapters = [page.name for page in every if not page.experiment]
+    before = [name for name in chapters if name == "index" or name < "04"]
+    after = [name for name in chapters if name not in before] + ["12-refused"]  # Markdown
     assert book.toc_pages(ROOT) == [f"book/{name}" for name in (*before, *templates, *after)]
 
 
@@ -204,8 +203,7 @@ def test_nbval_fails_on_a_broken_cell(tmp_path):
 
 
 def test_every_notebook_is_a_page_and_every_size_loads():
-    listed = yaml.safe_load((ROOT / "book" / "params" / "pages.yaml").read_text())
-    assert {path.stem for path in CHAPTERS} == {*listed["chapters"], *listed["templates"]}
+    assert {path.stem for path in CHAPTERS} == {page.notebook for page in book.load_pages("laptop")}
     for size in pages.SIZES:
         assert book.load_pages(size)
 

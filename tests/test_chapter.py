@@ -1,10 +1,16 @@
 """What a chapter calls: parameters and records."""
 
+import dataclasses
+import json
+
+import numpy as np
 import papermill
 import pytest
+import xarray as xr
 from tinybook import CHECK, PARAMETERS, notebook
 
 from memlib import chapter
+from memlib.experiment import variant
 
 
 def history(injected: dict[str, object]) -> list[str]:
@@ -86,3 +92,63 @@ def test_record_outside_ipython_takes_numbers_and_strings():
     assert chapter.record(median=4.4, name="digits") == {"median": 4.4, "name": "digits"}
     with pytest.raises(ValueError, match="values is a list; allowed: a number or a string"):
         chapter.record(values=[1])
+
+
+def described(name, num_samples=4, ess=2.0, failing=0.0, **fields):
+    """The table of a run of two repeats, three folds and five images; given are numbers of its last epoch."""
+    by_image, shape = ("epoch", "repeat", "fold", "observation"), (2, 2, 3, 5)
+    sampled, by_repeat = np.ones((2, 2, 5), int), ("epoch", "repeat", "observation")
+    health, weights = np.ones(shape[:3]), np.ones(shape)
+    sampled[-1], health[-1], weights[-1] = num_samples, failing, ess
+    variables = {"ess": (by_image, weights), "failing": (by_image[:3], health)}
+    variables |= {"num_samples": (by_repeat, sampled)}
+    made = {
+        "device": "cpu",
+        "seconds": 2.5,
+        "finished": "2026-01-02T03:04:05",
+        "memlib": "1.2",
+        "torch": "2.0+cpu",
+    }
+    request = json.dumps(dataclasses.asdict(variant(name, **fields)))
+    runs = json.dumps([made, made | {"resumed": [3, 4], "finished": "2026-01-03T00:00:00"}])
+    return chapter.describe(xr.Dataset(variables, attrs={"request": request, "runs": runs}))
+
+
+def test_describe_says_how_images_were_scored():
+    table = described("digits-lr3", num_samples=8, rescoring=1, noise="paper", score_every=3)
+    assert list(table) == ["this page"]
+    rows = table["this page"]
+    assert rows["models (repeats x folds)"] == "2 x 3 = 6, and one of all images"
+    assert rows["log p(x)"] == "every 3 epochs, 128 importance samples"
+    assert rows["noise when scoring"] == "redrawn for each model"
+    assert rows["effective sample size"] == "2.0 of 8 (median, last epoch)"
+    assert rows["computed"] == "2026-01-03, in 5 s, resumed 2 times from a checkpoint"
+    assert rows["versions"] == "memlib 1.2, torch 2.0"
+
+
+def test_describe_says_what_was_rescored_and_with_which_noise():
+    rows = described("digits-lr3", rescoring=4, num_samples=4, noise="paired")["this page"]
+    assert rows["log p(x)"].endswith("importance samples, 512 where k-hat fails")
+    assert rows["noise when scoring"] == "one for all models of a repeat"
+
+
+def test_describe_gives_the_range_of_samples_and_the_share_of_bad_estimates():
+    sampled = np.array([[4, 16, 4, 4, 4], [16, 4, 4, 4, 16]])
+    ess = np.arange(30).reshape(2, 3, 5) / 10
+    failing = np.array([[0.2, 0.4, 0.0], [0.6, 0.2, 0.4]])
+    rows = described("digits-lr3", num_samples=sampled, ess=ess, failing=failing)["this page"]
+    assert rows["effective sample size"] == "1.4 of 4 to 16 (median, last epoch)"
+    assert rows["Pareto k-hat too high"] == "30% of all estimates (last epoch)"
+    assert described("digits-lr3")["this page"]["Pareto k-hat too high"][:3] == "0% "
+
+
+def test_describe_sets_the_papers_way_of_scoring_beside_ours():
+    table = described("mnist-lr3", rescoring=2, noise="paired", num_images=300)
+    here, paper = table["this page"], table["paper"]
+    assert here["noise when scoring"] == "one for all models of a repeat"
+    assert paper["noise when scoring"] == "redrawn for each model"
+    assert here["log p(x)"] == "every 5 epochs, 256 importance samples, 512 where k-hat fails"
+    assert paper["log p(x)"] == "every 5 epochs, 256 importance samples"
+    assert paper["training images"] == 60_000 and here["training images"] == 5
+    assert paper["models (repeats x folds)"].startswith("10 x 10 = 100")
+    assert paper["effective sample size"] == paper["Pareto k-hat too high"] == ""

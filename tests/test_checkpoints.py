@@ -21,6 +21,8 @@ SMALL = {"num_images": 30, "epochs": 6, "score_every": 2, "folds": 2, "repeats":
 DIGITS = variant("digits-lr3", **SMALL, batch_size=8)
 PATCHES = variant("patches", **SMALL, batch_size=8, width=4, flip=True)
 BFLOAT16 = dataclasses.replace(DIGITS, precision="bfloat16")
+# samples that suffice for a k-hat, and noise of its own for every model
+PAPER = dataclasses.replace(DIGITS, num_samples=24, rescoring=2, noise="paper")
 
 
 class StopError(Exception):
@@ -51,11 +53,16 @@ def arrays_of(result):
 def same(result, other):
     a, b = arrays_of(result), arrays_of(other)
     assert a.keys() == b.keys() and len(a) > 20
+    assert {"log_px", "ess", "khat", "num_samples", "failing"} <= {name for _, name in a}
     for key, array in a.items():
         np.testing.assert_array_equal(array, b[key], err_msg=str(key), strict=True)
 
 
-@pytest.mark.parametrize("experiment", [DIGITS, PATCHES, BFLOAT16], ids=["digits", "patches", "bfloat16"])
+@pytest.mark.parametrize(
+    "experiment",
+    [DIGITS, PATCHES, BFLOAT16, PAPER],
+    ids=["digits", "patches", "bfloat16", "paper's noise"],
+)
 def test_going_on_gives_the_same_arrays_bit_for_bit(experiment, tmp_path, monkeypatch):
     whole = run(experiment, tmp_path / "whole", progress=False)
     for count in (1, 2, 3):

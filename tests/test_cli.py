@@ -4,6 +4,7 @@ import dataclasses
 import errno
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -81,6 +82,45 @@ def test_run_then_list(tmp_path):
     variant = call("list", root).output.splitlines()[-1]
     expected = "digits-lr3 with num_images=24, epochs=1, num_samples=2, folds=2: 1 repeat, "
     assert variant.startswith(expected) and variant.endswith(" new")
+
+
+def test_scores_writes_what_was_run_and_trains_nothing(tmp_path, monkeypatch):
+    root, fields = f"--root {tmp_path}/results", SMALL.replace("--quiet", "--score-every 1")
+    assert call("run digits-lr3", fields, root, "--quiet").exit_code == 0
+    monkeypatch.setattr("memlib.tasks.fit", None)  # training now would fail
+    out = tmp_path / "scores.parquet"
+    done = call("scores digits-lr3", fields, root, f"--out {out}")
+    assert done.exit_code == 0
+    size = cli._size(out.stat().st_size)
+    assert done.output == f"{out}: 24 rows, 24 images, epochs evaluated: 1, {size}\n"
+    assert pq.read_metadata(out).num_rows == 24
+    again = call("scores digits-lr3", fields, root, f"--out {out}")
+    assert again.exit_code == 2 and "is there already" in again.stderr
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = call("scores digits-lr3", fields, root, "--out=~/mine.parquet")
+    assert home.exit_code == 0 and home.output.endswith(f"24 images, epochs evaluated: 1, {size}\n")
+    assert pq.read_table(tmp_path / "mine.parquet").equals(pq.read_table(out))
+
+
+def test_scores_of_what_was_not_run_are_refused_and_nothing_trains(tmp_path, monkeypatch):
+    root, fields = f"--root {tmp_path}", SMALL.replace("--quiet", "")
+    out = f"--out {tmp_path}/scores.parquet"
+    with monkeypatch.context() as patch:
+        patch.setattr("memlib.tasks.fit", None)  # training would fail
+        nothing = call("scores digits-lr3", fields, root, out)
+    assert nothing.exit_code == 2 and not list(tmp_path.iterdir())
+    assert "Error: 2 of 2 tasks are missing in " in nothing.stderr and "run the experiment" in nothing.stderr
+    assert call("run digits-lr3", fields, root, "--quiet").exit_code == 0
+    monkeypatch.setattr("memlib.tasks.fit", None)
+    more = call("scores digits-lr3", fields.replace("--repeats 1", "--repeats 3"), root, out)
+    assert more.exit_code == 2 and "Error: 2 of 4 tasks are missing in " in more.stderr
+    other = call("scores digits-lr3", fields, "--seed 1", root, out)
+    assert other.exit_code == 2 and "Error: 2 of 2 tasks are missing in " in other.stderr
+    [path] = tmp_path.glob("*/full.npz")
+    path.write_bytes(path.read_bytes()[:-100])
+    damaged = call("scores digits-lr3", fields, root, out)
+    assert damaged.exit_code == 2 and "full.npz is damaged" in damaged.stderr
+    assert not (tmp_path / "scores.parquet").exists() and len(list(tmp_path.iterdir())) == 1
 
 
 def test_list_names_damaged_files(tmp_path):

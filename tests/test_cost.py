@@ -76,10 +76,22 @@ def test_training_is_linear_in_epochs_and_scoring_in_samples():
     assert more.training_flop == once.training_flop
 
 
+def test_scoring_again_costs_at_most_what_decodes_the_other_samples():
+    once, more = (cost(dataclasses.replace(TINY, rescoring=r), 31, 1, 20) for r in (1, 4))
+    assert once.rescoring_flop == 0
+    assert more.rescoring_flop == 2 * 2 * 3 * 31 * (4 * 4 - 4) * flops_per_image(TINY, 1).decode
+    for field in ("training_flop", "scoring_flop", "scored_pairs", "result_bytes"):
+        assert getattr(more, field) == getattr(once, field), field
+    many = dataclasses.replace(TINY, num_samples=100_000)
+    few, drawn = cost(many, 31, 1, 20), cost(dataclasses.replace(many, rescoring=9), 31, 1, 20)
+    assert drawn.cpu_memory >= few.cpu_memory + 3 * 8 * 100_000 * TINY.latent_dim * 4
+
+
 def test_what_is_missing_adds_up():
     everything = cost(TINY, 31, 1, 20)
     parts = cost(TINY, 31, 1, 20, {0: 0, 1: 0}), cost(TINY, 31, 1, 20, {None: 0})
-    for field in ("models", "optimizer_steps", "training_passes", "training_flop", "scoring_flop"):
+    flop = "training_flop", "scoring_flop", "rescoring_flop"
+    for field in ("models", "optimizer_steps", "training_passes", *flop):
         assert getattr(everything, field) == sum(getattr(part, field) for part in parts), field
     assert [part.steps for part in parts] == [3 * 3, 3 * 4]
     assert parts[1].scored_pairs == parts[1].result_bytes == 0
@@ -100,7 +112,7 @@ def test_a_run_does_what_was_counted(tmp_path, monkeypatch, bars):
     assert result.log_px.size == c.scored_pairs
     assert result.log_px.nbytes + result.ess.nbytes == c.result_bytes
     [bar] = bars
-    assert bar.done == bar.total == c.training_flop + c.scoring_flop
+    assert bar.done == bar.total == c.training_flop + c.scoring_flop + c.rescoring_flop
 
 
 def test_memory_grows_with_what_exists_at_once():
@@ -134,6 +146,8 @@ def test_an_estimate_adds_the_tasks_of_two_workers():
     full = MEASURED.full * 3 * (31 + 20 * (flops.encode + flops.decode) / flops.train)
     repeat = MEASURED.training * 3 * 3 * 20 + MEASURED.scoring * c.scored_pairs / 2
     assert e.seconds == pytest.approx(max(repeat, full + repeat))
+    longest = repeat + MEASURED.scoring * c.scored_pairs / 2 * c.rescoring_flop / c.scoring_flop
+    assert c.rescoring_flop and e.most_seconds == pytest.approx(max(longest, full + longest))
     rest = estimate(TINY, 31, 1, 20, device="cpu", missing={1: 0}, measured=MEASURED)
     assert rest.seconds == pytest.approx(repeat) and rest.cost.models == 3
 
@@ -145,6 +159,14 @@ def test_an_estimate_reads_well():
         "3.8 PFLOP of training, 41 PFLOP of scoring",
         "1.9 GB of memory, 960 MB of results",
         "about 2.7 days here (CPU, 2 cores, float32; timed now on a few steps)",
+        "at least 11 min on an H200 (data sheet)",
+    ]
+    assert e.most_seconds == e.seconds
+    again = dataclasses.replace(EXPERIMENTS["mnist-lr3"], rescoring=3)
+    e = estimate(again, *PAPER["mnist-lr3"], device="cpu", at_once=2, measured=MEASURED)
+    assert str(e).splitlines()[3:] == [
+        "about 2.7 days here (CPU, 2 cores, float32; timed now on a few steps)",
+        "up to 6.9 days if every image needs more samples",
         "at least 11 min on an H200 (data sheet)",
     ]
 

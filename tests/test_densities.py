@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from memlib.densities import (
     LinearGaussian,
     fit_gaussian,
     fit_kernel,
+    gaussian_fold_scores,
     gaussian_scores,
     kernel_scores,
     kfold_log_px,
@@ -139,6 +142,107 @@ def test_kfold_fits_each_model_without_its_own_fold():
         for fold in range(2):
             expected = fit_kernel(x[[j for j in range(10) if fold_of[repeat, j] != fold]], 0.5)(x)
             np.testing.assert_array_equal(log_px[repeat, fold], expected)
+
+
+def log_normal(difference, covariance):
+    return multivariate_normal.logpdf(difference, np.zeros(len(covariance)), covariance)
+
+
+@pytest.mark.parametrize(("folds", "scale"), [(2, 0.6), (4, 0.4)])
+def test_gaussian_fold_scores_are_what_random_folds_and_seeds_approach(folds, scale):
+    rng, n, d, repeats = np.random.default_rng(0), 60, 2, 8000
+    x = rng.uniform(-1.7, 1.7, (n, d))
+    covariance, seed_variance = scale * np.array([[0.9, 0.3], [0.3, 0.7]]), 0.1 * scale
+    U, V, M = gaussian_fold_scores(x, folds, covariance, seed_variance)
+    fold_of = rng.permuted(np.tile(np.arange(n) % folds, (repeats, 1)), axis=1)
+    held_out = fold_of[:, None] == np.arange(folds)[:, None]  # (repeats, folds, n)
+    mean = ~held_out @ x / (n - n // folds) + np.sqrt(seed_variance) * rng.normal(size=(repeats, folds, d))
+    p = np.exp(log_normal(x - mean[:, :, None], covariance))
+    for log_p, counted, per_repeat in ((U, ~held_out, folds - 1), (V, held_out, 1)):
+        mean_p = (p * counted).sum(axis=1) / per_repeat  # (repeats, n)
+        error = mean_p.std(axis=0) / mean_p.mean(axis=0) / np.sqrt(repeats)
+        z = (np.log(mean_p.mean(axis=0)) - log_p) / error
+        assert abs(z).max() < 4.5 and np.sqrt(np.mean(z**2)) < 2
+        assert error.max() < 0.06
+    np.testing.assert_array_equal(M, U - V)
+    assert (M > 0).mean() > 0.8 and M.max() > 0.1
+
+
+def test_gaussian_fold_scores_with_n_folds_leave_one_out():
+    x, covariance = observations(7, 3), np.diag([1.0, 2.0, 0.5]) + 0.2
+    left_out = [x[i] - np.delete(x, i, axis=0).mean(axis=0) for i in range(7)]
+    for seed_variance in (0.0, 0.4):
+        _, V, _ = gaussian_fold_scores(x, 7, covariance, seed_variance)
+        np.testing.assert_allclose(
+            V, log_normal(left_out, covariance + seed_variance * np.eye(3)), rtol=1e-12
+        )
+    # one of the n - 1 others is missing where the observation itself is there: all cases in turn
+    U, _, _ = gaussian_fold_scores(x, 7, covariance, 0.0)
+    for i in range(7):
+        means = np.array([np.delete(x, j, axis=0).mean(axis=0) for j in range(7) if j != i])
+        spread = np.cov(means, rowvar=False, ddof=0)
+        assert U[i] == pytest.approx(log_normal(x[i] - means.mean(axis=0), covariance + spread), rel=1e-12)
+
+
+def test_gaussian_fold_scores_count_every_choice_of_a_fold():
+    """Mean and covariance of a sample without replacement, by listing all samples."""
+    x, covariance = observations(6, 2), np.array([[1.0, 0.3], [0.3, 2.0]])
+    U, V, _ = gaussian_fold_scores(x, 3, covariance, 0.0)
+    for i in range(6):
+        for log_p, seen in ((U, True), (V, False)):
+            training_sets = [t for t in itertools.combinations(range(6), 4) if (i in t) == seen]
+            means = np.array([x[list(t)].mean(axis=0) for t in training_sets])
+            spread = np.cov(means, rowvar=False, ddof=0)
+            expected = log_normal(x[i] - means.mean(axis=0), covariance + spread)
+            assert log_p[i] == pytest.approx(expected, rel=1e-12)
+
+
+def test_gaussian_fold_scores_of_equal_observations_are_zero():
+    U, V, M = gaussian_fold_scores(np.full((6, 2), 3.0), 3, np.eye(2), 1.0)
+    np.testing.assert_allclose(U, -np.log(4 * np.pi))
+    np.testing.assert_array_equal(U, V)
+    assert (M == 0).all()
+
+
+@pytest.mark.parametrize("folds", [2, 4, 12])
+def test_gaussian_fold_scores_ignore_rotation_position_and_order(folds):
+    x, covariance = observations(12, 3), np.diag([1.0, 2.0, 0.5]) + 0.2
+    rotation, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))
+    base = gaussian_fold_scores(x, folds, covariance, 0.3)
+    turned = gaussian_fold_scores(x @ rotation.T, folds, rotation @ covariance @ rotation.T, 0.3)
+    moved = gaussian_fold_scores(x[::-1] + 5, folds, covariance, 0.3)
+    for column, same, backward in zip(base, turned, moved, strict=True):
+        np.testing.assert_allclose(same, column, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(backward[::-1], column, rtol=1e-9, atol=1e-12)
+
+
+def test_gaussian_fold_scores_in_one_dimension_have_two_spellings():
+    x = observations(8, 1)
+    flat, column = gaussian_fold_scores(x[:, 0], 4, [[0.5]], 0.1), gaussian_fold_scores(x, 4, [[0.5]], 0.1)
+    np.testing.assert_array_equal(flat, column)
+    alone = np.column_stack([x, np.zeros(8)])  # a second coordinate that never differs
+    wide = gaussian_fold_scores(alone, 4, np.diag([0.5, 0.5]), 0.1)
+    np.testing.assert_allclose(wide[2], column[2], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((2, 1)), 2, [[1]], 0.0), "n at least 3"),
+        ((np.full((4, 1), np.nan), 2, [[1]], 0.0), "observations must be finite"),
+        ((np.zeros((4, 1)), 1, [[1]], 0.0), "folds is 1; allowed: 2 or more, a divisor of the 4"),
+        ((np.zeros((4, 1)), 3, [[1]], 0.0), "folds is 3; allowed: 2 or more, a divisor of the 4"),
+        ((np.zeros((4, 1)), 8, [[1]], 0.0), "folds is 8; allowed: 2 or more, a divisor of the 4"),
+        ((np.zeros((4, 2)), 2, [[1]], 0.0), r"covariance has shape \(1, 1\) .* allowed: \(2, 2\)"),
+        ((np.zeros((4, 1)), 2, 1.0, 0.0), r"covariance has shape \(\)"),
+        ((np.zeros((4, 1)), 2, [[1]], -0.1), "seed_variance is -0.1; allowed: .* 0 or more"),
+        ((np.zeros((4, 1)), 2, [[1]], np.nan), "seed_variance is nan"),
+        ((np.zeros((4, 2)), 2, [[1, 2], [2, 1]], 0.0), "positive"),
+    ],
+)
+def test_gaussian_fold_scores_refuse_what_they_have_no_formula_for(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        gaussian_fold_scores(*arguments)
 
 
 @pytest.mark.parametrize(

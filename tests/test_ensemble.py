@@ -5,7 +5,7 @@ import pytest
 import torch
 from vaes import E, digits, models
 
-from memlib.ensemble import Ensemble, draws, flipped, reconstruct, sample
+from memlib.ensemble import Ensemble, draws, flipped, perturbed, reconstruct, sample
 from memlib.models import build_vae
 
 
@@ -66,10 +66,54 @@ def test_weights_of_linear_layers_are_kept_as_products_and_adam_read_them():
     assert stacked.state()["encoder.trunk.0.weight"].shape == (E, 512, 1024)
 
 
-def test_every_repeat_draws_from_its_own_stream():
-    def streams(*seeds):
-        return [torch.Generator().manual_seed(seed) for seed in seeds]
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("architecture", ["mlp", "conv"])
+def test_a_part_is_some_of_the_models(architecture, precision):
+    stacked = Ensemble.stack(models(architecture, "gaussian", 3), precision=precision).train(False)
+    y = torch.randn(E, 5, 3072, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z = stacked.encode(y)[0].detach()
+    for chosen in (slice(1, 3), slice(0, 1), slice(None)):
+        part = stacked.part(chosen)
+        assert len(part) == len(y[chosen]) and part.precision == precision
+        for ours, theirs in zip(part.encode(y[chosen]), stacked.encode(y), strict=True):
+            torch.testing.assert_close(ours, theirs[chosen])
+        for ours, theirs in zip(part.decode(z[chosen]), stacked.decode(z), strict=True):
+            torch.testing.assert_close(ours, theirs[chosen] if len(theirs) == E else theirs)
+    part = stacked.part(slice(1, 2))
+    assert not any(p.requires_grad for p in part.params.values())
+    with torch.no_grad():
+        for p in stacked.params.values():
+            p[1] = 7
+    assert all((p == 7).all() for p in part.params.values()), "a part is a view"
 
+
+def streams(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_models_of_a_repeat_may_share_their_noise():
+    together = draws(torch.randn, (6, 4, 2), streams(1, 2), shared=True)
+    assert together.shape == (6, 4, 2)
+    for repeat, seed in ((0, 1), (1, 2)):
+        own = torch.randn((1, 4, 2), generator=streams(seed)[0])
+        for e in range(3):
+            torch.testing.assert_close(together[3 * repeat + e], own[0], rtol=0, atol=0)
+    assert (together[0] != together[3]).all()
+    single = draws(torch.rand, (3, 4), streams(1)[0], torch.float64, shared=True)
+    assert single.dtype == torch.float64 and (single == single[0]).all() and single.unique().numel() == 4
+
+
+def test_models_of_a_repeat_may_see_the_same_version_of_an_image():
+    model = models("mlp", "bernoulli", 1)[0]
+    images = digits(6).flatten(1).expand(4, -1, -1)
+    shared = perturbed(model.likelihood, images, streams(1, 2), shared=True)
+    assert torch.equal(shared[0], shared[1]) and torch.equal(shared[2], shared[3])
+    assert (shared[0] != shared[2]).any() and set(shared.unique().tolist()) == {0, 1}
+    own = perturbed(model.likelihood, images, streams(1, 2))
+    assert (own[0] != own[1]).any() and (own[2] != own[3]).any()
+
+
+def test_every_repeat_draws_from_its_own_stream():
     together = draws(torch.randn, (6, 4), streams(1, 2))
     torch.testing.assert_close(together[:3], draws(torch.randn, (3, 4), streams(1)), rtol=0, atol=0)
     torch.testing.assert_close(together[3:], draws(torch.randn, (3, 4), streams(2)), rtol=0, atol=0)

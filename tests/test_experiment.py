@@ -29,6 +29,28 @@ def test_registry_has_the_papers_settings(name, settings):
     assert (e.images, e.architecture, e.likelihood, e.latent_dim) == settings[:4]
     assert (e.learning_rate, e.epochs, e.score_every, e.num_samples, e.flip) == settings[4:]
     assert (e.batch_size, e.width, e.folds, e.repeats, e.num_images) == (64, 32, 10, 10, 0)
+    assert (e.rescoring, e.noise, e.precision) == (1, "paired", "float32")  # noise is not the paper's
+
+
+def test_small_experiments_score_again_with_shared_noise():
+    for name in ("digits-lr3", "digits-lr4", "patches"):
+        e = EXPERIMENTS[name]
+        assert (e.noise, e.num_samples, e.rescoring, e.most_samples) == ("paired", 128, 2, 256)
+    assert variant("digits-lr3", num_samples=7, rescoring=1).most_samples == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rescoring": 0}, "rescoring is 0; allowed: 1 or more"),
+        ({"rescoring": 1.5}, r"rescoring is 1.5 \(float\); allowed: int"),
+        ({"noise": "shared"}, "noise is 'shared'; allowed: paper, paired"),
+        ({"noise": None}, r"noise is None \(NoneType\); allowed: str"),
+    ],
+)
+def test_other_ways_to_score_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        variant("digits-lr3", **changes)
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda0", "gpu", "cuda:x", "cuda:", "cuda:-1", "cpu:1"])

@@ -5,7 +5,7 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from gallery import EDGES, FIGURES, GRAY, GRID, HIGH, LOG_PX, RHO, M
+from gallery import CURVE, EDGES, FIGURES, GRAY, GRID, HIGH, KHAT, LOG_PX, RHO, ROC, M
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
@@ -85,6 +85,38 @@ def test_the_gallery_holds_every_public_figure():
         (lambda: figures.convergence([0, 1], np.zeros((2, 1))), "num_samples must be at least 1, got 0"),
         (lambda: figures.convergence([1, 2], np.zeros((3, 1))), "estimates must have 2 rows"),
         (lambda: figures.convergence([1, 2], np.zeros((2, 1))), "at least 2 replicates, got 1"),
+        (
+            lambda: figures.error_bars([1, 1, 2], {"a": CURVE}, "", ""),
+            r"x must be ascending, got \[1. 1. 2.\]",
+        ),
+        (lambda: figures.error_bars([0, 1, 2], {"a": CURVE}, "", "", log_x=True), "x must be above 0, got 0"),
+        (lambda: figures.error_bars([], {"a": CURVE}, "", ""), "x must be numbers"),
+        (lambda: figures.error_bars([1, 2, 4], {}, "", ""), "curves must have an entry"),
+        (lambda: figures.error_bars([1, 2], {"a": CURVE}, "", ""), r"means must be numbers of shape \(2,\)"),
+        (lambda: figures.error_bars([1], {"a": ([1], [1, 2])}, "", ""), r"lengths must .* shape \(1,\)"),
+        (
+            lambda: figures.error_bars([1], {"a": ([1], [np.nan])}, "", ""),
+            "lengths must be numbers .* finite",
+        ),
+        (lambda: figures.error_bars([1], {"a": ([1], [-1])}, "", ""), "lengths must not be negative"),
+        (lambda: figures.intervals(M, M[1:], M, HIGH, ("", "")), r"low must be numbers of shape \(60,\)"),
+        (lambda: figures.intervals(M, M, M * np.nan, HIGH, ("", "")), "high must be numbers .* finite"),
+        (lambda: figures.intervals(M, M, M, HIGH[1:], ("", "")), r"bool \(60,\), got bool \(59,\)"),
+        (lambda: figures.intervals(M, M, M, M, ("", "")), r"listed must be bool \(60,\), got float64"),
+        (lambda: figures.intervals(M, M + 1, M + 2, HIGH, ("", "")), "ends of intervals around M"),
+        (lambda: figures.intervals(M, M - 2, M - 1, HIGH, ("", "")), "ends of intervals around M"),
+        (lambda: figures.intervals(M, M, M, HIGH, ("", ""), most=0), "most must be at least 1, got 0"),
+        (lambda: figures.weight_health({}, 0.5), "khat must have an entry"),
+        (lambda: figures.weight_health({"a": KHAT, "b": []}, 0.5), r"shape \(n,\), got b: \(0,\)"),
+        (lambda: figures.weight_health({"a": KHAT[None]}, 0.5), r"shape \(n,\), got a: \(1, 61\)"),
+        (lambda: figures.weight_health({"a": [0.5, np.nan]}, 0.5), r"khat must be numbers .* got a: \(2,\)"),
+        (lambda: figures.roc_curves({}), "panels must have curves"),
+        (lambda: figures.roc_curves({"a": {"b": ROC}, "c": {}}), "panels must have curves"),
+        (lambda: figures.roc_curves({"a": {"b": ([0, 1], [0, 0.5, 1])}}), "ascend from 0 to 1, got b"),
+        (lambda: figures.roc_curves({"a": {"b": ([0, 1], [0.1, 1])}}), "ascend from 0 to 1, got b"),
+        (lambda: figures.roc_curves({"a": {"b": ([0, 0.9], [0, 1])}}), "ascend from 0 to 1, got b"),
+        (lambda: figures.roc_curves({"a": {"b": ([0, 0.5, 0.4, 1], [0, 0, 0, 1])}}), "ascend from 0 to 1"),
+        (lambda: figures.roc_curves({"a": {"b": ([0, np.nan, 1], [0, 0, 1])}}), "rates must be finite"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_by_name(call, message):

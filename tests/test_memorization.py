@@ -49,6 +49,54 @@ def test_scores_equal_a_direct_double_loop(L, K, n, seed):
     np.testing.assert_allclose(scores.M, U - V, rtol=1e-9, atol=1e-12)
 
 
+def matched_double_loop(log_px, fold_of):
+    """U of the matched estimator: of every other fold in turn the logarithm of a mean over repeats."""
+    L, K, n = log_px.shape
+    U = np.empty(n)
+    for i in range(n):
+        logarithms = []
+        for j in range(K - 1):
+            terms = []
+            for repeat in range(L):
+                folds = [k for k in range(K) if k != fold_of[repeat, i]]
+                terms.append(math.exp(log_px[repeat, folds[j], i]))
+            logarithms.append(math.log(sum(terms) / L))
+        U[i] = sum(logarithms) / (K - 1)
+    return U
+
+
+@given(st.integers(1, 4), st.integers(2, 5), st.integers(5, 12), st.integers(0, 1000))
+def test_the_matched_estimator_equals_a_direct_double_loop(L, K, n, seed):
+    log_px, fold_of = run_of(L, K, n, seed, level=-10)
+    scores = memorization_scores(log_px, fold_of, "matched")
+    U, V = matched_double_loop(log_px, fold_of), double_loop(log_px, fold_of)[1]
+    np.testing.assert_allclose(scores.U, U, rtol=1e-12)
+    np.testing.assert_allclose(scores.V, V, rtol=1e-12)
+    np.testing.assert_allclose(scores.M, U - V, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(scores.gap, memorization_scores(log_px, fold_of).gap)
+
+
+def test_with_one_model_that_saw_the_observation_both_estimators_are_one():
+    log_px, fold_of = run_of(K=2)
+    variance = np.random.default_rng(1).uniform(size=log_px.shape)
+    paper, matched = (memorization_scores(log_px, fold_of, name, variance) for name in ("paper", "matched"))
+    for ours, theirs in zip(matched, paper, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+    log_px, fold_of = run_of(K=3)
+    assert (memorization_scores(log_px, fold_of).M > memorization_scores(log_px, fold_of, "matched").M).all()
+
+
+@pytest.mark.parametrize(("spread", "bias"), [(1, 0.06), (2, 0.42), (3, 1.04), (5, 2.68)])
+def test_where_nothing_is_memorized_the_matched_estimator_has_no_bias_and_the_papers_has(spread, bias):
+    """Of the mean score of many observations, K = L = 10; the observations are independent."""
+    log_px, fold_of = run_of(L=10, K=10, n=20_000, spread=spread)
+    paper, matched = (memorization_scores(log_px, fold_of, name).M for name in ("paper", "matched"))
+    errors = paper.std() / math.sqrt(20_000), matched.std() / math.sqrt(20_000)
+    assert abs(matched.mean()) < 2 * errors[1]
+    assert paper.mean() > 4 * errors[0]
+    assert paper.mean() == pytest.approx(bias, abs=0.05)
+
+
 @given(st.integers(0, 1000), st.floats(-1e5, 1e5))
 def test_order_of_repeats_order_of_observations_and_constant_shifts_do_not_matter(seed, shift):
     log_px, fold_of = run_of(seed=seed)
@@ -103,12 +151,73 @@ def test_a_gap_between_seen_and_held_out_is_the_score():
     np.testing.assert_allclose(scores.gap, 6.5)
 
 
-def test_jackknife_is_the_textbook_formula():
-    log_px, fold_of = run_of(L=5)
-    scores = memorization_scores(log_px, fold_of)
-    without = [memorization_scores(np.delete(log_px, r, 0), np.delete(fold_of, r, 0)).M for r in range(5)]
-    expected = np.sqrt(4 / 5 * np.sum((without - np.mean(without, axis=0)) ** 2, axis=0))
-    np.testing.assert_allclose(scores.M_se, expected, rtol=1e-9)
+@pytest.mark.parametrize("estimator", ["paper", "matched"])
+@pytest.mark.parametrize("L", [2, 5])
+def test_jackknife_is_the_textbook_formula(estimator, L):
+    log_px, fold_of = run_of(L=L, level=-10)
+    scores = memorization_scores(log_px, fold_of, estimator)
+    without = {"U": [], "V": [], "M": []}
+    for r in range(L):
+        rest = np.delete(log_px, r, 0), np.delete(fold_of, r, 0)
+        U, V = double_loop(*rest)
+        U = U if estimator == "paper" else matched_double_loop(*rest)
+        for name, values in (("U", U), ("V", V), ("M", U - V)):
+            without[name].append(values)
+    for name, values in without.items():
+        expected = np.sqrt((L - 1) / L * np.sum((values - np.mean(values, axis=0)) ** 2, axis=0))
+        np.testing.assert_allclose(getattr(scores, f"{name}_se"), expected, rtol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("estimator", ["paper", "matched"])
+def test_what_sampling_does_to_a_score_is_that_of_small_errors_of_every_log_probability(estimator):
+    """Against the spread of M over many runs that differ by independent normal errors alone."""
+    log_px, fold_of = run_of(n=6, spread=1.0)
+    rng = np.random.default_rng(0)
+    variance = rng.uniform(0.1, 1, log_px.shape) * 1e-4
+    scores = memorization_scores(log_px, fold_of, estimator, variance)
+    runs = log_px + np.sqrt(variance) * rng.normal(size=(5000, *log_px.shape))
+    spread = memorization_scores(runs, fold_of, estimator).M.std(axis=0)
+    np.testing.assert_allclose(scores.M_se_sampling, spread, rtol=5 / math.sqrt(2 * 5000))
+    bigger = memorization_scores(log_px, fold_of, estimator, 9 * variance)
+    np.testing.assert_allclose(bigger.M_se_sampling, 3 * scores.M_se_sampling)
+
+
+def test_sampling_errors_are_unknown_without_variances_and_zero_where_these_are():
+    log_px, fold_of = run_of()
+    assert np.isnan(memorization_scores(log_px, fold_of).M_se_sampling).all()
+    exact = memorization_scores(log_px, fold_of, variance=np.zeros(log_px.shape))
+    assert (exact.M_se_sampling == 0).all()
+
+
+@pytest.mark.parametrize("spread", [3.0, 1000.0])
+@pytest.mark.parametrize("estimator", ["paper", "matched"])
+def test_a_variance_that_is_not_known_makes_the_sampling_error_infinite(estimator, spread):
+    """Even where models differ by so much that the weight of most underflows."""
+    log_px, fold_of = run_of(spread=spread)
+    unknown = memorization_scores(log_px, fold_of, estimator, np.full(log_px.shape, np.inf))
+    assert np.isposinf(unknown.M_se_sampling).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v[0], r"variance has shape \(4, 17\); allowed: that of log_px, \(3, 4, 17\)"),
+        (lambda v: -v, "variance is negative or NaN 204 times; allowed: 0 or more"),
+        (lambda v: np.where(v == v[0, 0, 0], np.nan, v), "variance is negative or NaN 1 times"),
+    ],
+)
+def test_bad_variances_are_named(change, message):
+    log_px, fold_of = run_of()
+    variance = np.random.default_rng(0).uniform(0.1, 1, log_px.shape)
+    with pytest.raises(ValueError, match=message):
+        memorization_scores(log_px, fold_of, variance=change(variance))
+
+
+@pytest.mark.parametrize("estimator", ["Paper", "match", "", None])
+def test_an_unknown_estimator_is_named(estimator):
+    log_px, fold_of = run_of()
+    with pytest.raises(ValueError, match=f"estimator is {estimator!r}; allowed: paper, matched"):
+        memorization_scores(log_px, fold_of, estimator)
 
 
 def test_jackknife_matches_the_spread_over_experiments_where_the_score_is_smooth():
@@ -122,17 +231,28 @@ def test_jackknife_matches_the_spread_over_experiments_where_the_score_is_smooth
 
 def test_a_single_repeat_has_no_standard_error():
     log_px, fold_of = run_of(L=1)
-    assert np.isnan(memorization_scores(log_px, fold_of).M_se).all()
+    for estimator in ("paper", "matched"):
+        scores = memorization_scores(log_px, fold_of, estimator)
+        for values in (scores.U_se, scores.V_se, scores.M_se):
+            assert values.shape == (17,) and np.isnan(values).all()
 
 
-def test_an_impossible_observation_keeps_the_others():
-    log_px, fold_of = run_of()
-    log_px[:, :, 0] = -np.inf
-    log_px[0, fold_of[0, 1], 1] = -np.inf
-    with np.errstate(invalid="ignore"):
-        scores = memorization_scores(log_px, fold_of)
-    assert scores.U[0] == scores.V[0] == -np.inf
-    assert np.isfinite(scores.M[1:]).all()
+@pytest.mark.parametrize("estimator", ["paper", "matched"])
+@pytest.mark.parametrize("L", [1, 2, 3])
+def test_an_impossible_observation_keeps_the_others_and_gives_no_warning(estimator, L):
+    log_px, fold_of = run_of(L=L)
+    log_px[:, :, 0] = -np.inf  # under all models
+    log_px[0, fold_of[0, 1], 1] = -np.inf  # under one that did not see it
+    log_px[0, fold_of[0, 2] - 1, 2] = -np.inf  # under one that did
+    log_px[0, :, 3] = -np.inf  # in a repeat
+    variance = np.ones(log_px.shape)
+    scores = memorization_scores(log_px, fold_of, estimator, variance)
+    assert scores.U[0] == scores.V[0] == -np.inf and np.isnan(scores.M[0])
+    assert np.isfinite(scores.M[4:]).all() and np.isfinite(scores.M_se_sampling[4:]).all()
+    if L > 1:
+        assert np.isfinite(scores.M[1:]).all() and np.isfinite(scores.M_se[4:]).all()
+    else:
+        assert scores.M[1] == np.inf
 
 
 @pytest.mark.parametrize(
@@ -274,6 +394,44 @@ def test_what_is_no_result_is_refused(score, change, message):
 def test_the_seed_of_an_exchange_is_not_negative():
     with pytest.raises(ValueError, match="seed is -1; allowed: 0 or more"):
         exchanged(as_result(*run_of()), -1)
+
+
+def test_a_data_set_of_scores_names_its_estimator():
+    log_px, fold_of = run_of()
+    result = as_result(log_px, fold_of)
+    for estimator in ("paper", "matched"):
+        scores, expected = memorization(result, estimator), memorization_scores(log_px, fold_of, estimator)
+        assert scores.estimator == estimator and set(scores.data_vars) == set(expected._fields)
+        for name, values in zip(expected._fields, expected, strict=True):
+            np.testing.assert_array_equal(scores[name][0], values, err_msg=name)
+            assert scores[name].units == "nats"
+    assert memorization(result).estimator == "paper" and "estimator" not in result.attrs
+    with pytest.raises(ValueError, match="estimator is 'match'; allowed: paper, matched"):
+        memorization(result, "match")
+
+
+@pytest.mark.parametrize("estimator", ["paper", "matched"])
+def test_sampling_errors_come_from_effective_sample_sizes(estimator):
+    log_px, fold_of = run_of()
+    rng = np.random.default_rng(0)
+    num_samples = rng.choice([64, 256], size=(3, 17))
+    ess = (rng.uniform(0.1, 1, log_px.shape) * num_samples[:, None]).astype(np.float32)
+    ess[0, 0, 0] = num_samples[0, 0] * (1 + 1e-6)  # rounded up
+    result = as_result(log_px, fold_of).assign(
+        ess=(("fold", "epoch", "repeat", "observation"), ess.transpose(1, 0, 2)[:, None]),
+        num_samples=(("observation", "repeat", "epoch"), num_samples.T[..., None]),
+    )
+    variance = np.maximum(1 / ess.astype(float) - 1 / num_samples[:, None], 0)
+    expected = memorization_scores(log_px, fold_of, estimator, variance).M_se_sampling
+    scores = memorization(result, estimator)
+    np.testing.assert_allclose(scores.M_se_sampling[0], expected, rtol=1e-9)
+    assert np.isfinite(scores.M_se_sampling).all()
+    for name in ("ess", "num_samples"):
+        assert np.isnan(memorization(result.drop_vars(name)).M_se_sampling).all()
+    single = result.assign(ess=result.ess * 0 + 1, num_samples=result.num_samples * 0 + 1)
+    assert np.isposinf(memorization(single, estimator).M_se_sampling).all()
+    single.num_samples[0, 1, 0] = 5  # but this image has some of another repeat
+    assert np.isposinf(memorization(single, estimator).M_se_sampling).all()
 
 
 def test_data_set_of_scores_follows_the_names_of_the_dimensions():

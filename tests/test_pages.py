@@ -10,6 +10,7 @@ import time
 
 import nbformat
 import pytest
+import yaml
 from tinybook import CHECK, notebook, write_book, write_params
 
 from memlib import book, pages
@@ -30,6 +31,60 @@ def test_pages_of_a_size(tmp_path):
     write_params(tmp_path, "published", experiments={"two": None})
     published = book.load_pages("published", tmp_path / "book")
     assert published == [Page("score-two", "score", "Score: second", {"experiment": "two"})]
+
+
+def write_templates(root, *templates):
+    """Templates for the book of `write_params`, in pages.yaml."""
+    file = root / "book" / "params" / "pages.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"templates": list(templates)}))
+
+
+def test_a_template_has_pages_of_the_experiments_listed_for_it(tmp_path):
+    write_book(tmp_path, index=notebook(), score=notebook(title="Score"), more=notebook(title="More"))
+    write_params(tmp_path, experiments={"one": {"epochs": 9}, "two": {}}, chapters={"more": {"rate": 0.5}})
+    write_templates(tmp_path, {"more": ["two"]}, "score")
+    assert book.load_pages("quick", tmp_path / "book") == [
+        Page("more-two", "more", "More: second", {"experiment": "two", "rate": 0.5}),
+        Page("score-one", "score", "Score: the first", {"experiment": "one", "epochs": 9}),
+        Page("score-two", "score", "Score: second", {"experiment": "two"}),
+        Page("index", "index", None, {}),
+    ]
+    write_params(tmp_path, "published", experiments={"one": {}})
+    write_templates(tmp_path, "score", {"more": ["two"]})
+    assert [page.name for page in book.load_pages("published", tmp_path / "book")] == ["score-one"]
+    write_templates(tmp_path, {"score": []}, {"more": ["two", "one"]})
+    names = [page.name for page in book.load_pages("quick", tmp_path / "book")]
+    assert names == ["more-two", "more-one", "index"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            {"score": ["onee"]},
+            r"pages.yaml: unknown experiment 'onee' \(did you mean one\?\); allowed: one, two",
+        ),
+        ({"score": ["one", 3]}, "pages.yaml: unknown experiment 3; allowed: one, two"),
+        (
+            {"score": ["one"], "more": ["two"]},
+            r"a template is \{'more': \['two'\], 'score': \['one'\]\}; allowed",
+        ),
+        (
+            {"score": "one"},
+            r"pages.yaml: a template is \{'score': 'one'\}; allowed: a notebook, or `notebook: ",
+        ),
+        ({"score": None}, r"pages.yaml: a template is \{'score': None\}; allowed"),
+        ({}, r"pages.yaml: a template is \{\}; allowed: a notebook, or `notebook: \[experiment\]`"),
+        (3, "pages.yaml: a template is 3; allowed: a notebook"),
+        (["score"], r"pages.yaml: a template is \['score'\]; allowed: a notebook"),
+    ],
+)
+def test_a_template_that_is_none_is_named(tmp_path, template, message):
+    write_book(tmp_path, index=notebook(), score=notebook(), more=notebook())
+    write_params(tmp_path)
+    write_templates(tmp_path, template)
+    with pytest.raises(ValueError, match=message):
+        book.load_pages("quick", tmp_path / "book")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from memlib.figures.probabilities import (
 )
 from memlib.figures.style import BLUE, CURVES, RED, STYLE, WIDTH, YELLOW, Curves, Floats, Images
 from memlib.figures.training import JohnsonSU, fit_johnson_su, losses, quantile_curves, score_density
+from memlib.figures.uncertainty import error_bars, intervals, roc_curves, weight_health
 
 __all__ = [
     "BLUE",
@@ -34,10 +35,12 @@ __all__ = [
     "auto_edges",
     "convergence",
     "cost_by_samples",
+    "error_bars",
     "extreme_indices",
     "extremes",
     "fit_johnson_su",
     "image_grid",
+    "intervals",
     "known_scores",
     "log_prob_histogram",
     "log_prob_proportions",
@@ -47,5 +50,7 @@ __all__ = [
     "ratio_by_score",
     "ratio_density",
     "reconstructions",
+    "roc_curves",
     "score_density",
+    "weight_health",
 ]

@@ -1,0 +1,293 @@
+"""Planted truth: image sets in which it is known what is an outlier, a copy or nearly one, and what not."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import optimize, stats
+
+from memlib.data import SIZE, ImageSet
+
+KINDS = ("ordinary", "copy", "near-duplicate", "outlier", "noise")
+COPIES = {2: 20, 5: 12, 20: 8}  # times in the set -> originals
+SHIFTS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # rows down, columns right: the near-duplicates of an original
+BLOCK = 8  # side of the squares that an outlier's pixels are shuffled in
+
+
+@dataclass(frozen=True, eq=False)
+class Planted:
+    """An image set with what was planted into it.
+
+    Attributes:
+        images: sorted by label, as `write` and `load_images` keep them.
+        kind: of every image, (n,): "ordinary"; "copy", one of several equal images; "near-duplicate", one of
+            an original and its shifted versions; "outlier", a shuffled image; "noise", an image of single
+            pixels in random order.
+        copies: how many times each image is in the set, (n,).
+        original: the image that each was made of, by its position in the set it came from, (n,).
+    """
+
+    images: ImageSet
+    kind: NDArray[np.str_]
+    copies: NDArray[np.int64]
+    original: NDArray[np.int64]
+
+
+def plant(
+    images: ImageSet,
+    ordinary: int,
+    copies: Mapping[int, int] = COPIES,
+    near: int = 8,
+    outliers: int = 20,
+    noise: int = 20,
+    seed: int = 0,
+) -> Planted:
+    """Plant copies, near-duplicates, outliers and noise into images of a set.
+
+    Every original is another image of `images`. Outliers are images cut into squares of 8 x 8 pixels in
+    random order; noise images are images whose pixels are all in random order, with a class drawn at random.
+    Both keep the gray values that images of the set have.
+
+    Args:
+        images: where originals and ordinary images are drawn from.
+        ordinary: images that are in the set once, unchanged.
+        copies: times in the set, at least 2 -> originals that are there so often.
+        near: originals with four near-duplicates each, shifted by one pixel.
+        outliers: shuffled images.
+        noise: images of noise.
+        seed: of all choices, 0 or more.
+
+    Raises:
+        ValueError: a number below 0, no ordinary images, a multiplicity below 2, or more originals than there
+            are images.
+    """
+    counts = {"ordinary": ordinary, "near": near, "outliers": outliers, "noise": noise, "seed": seed}
+    for name, count in {**counts, **{f"copies[{times}]": each for times, each in copies.items()}}.items():
+        least = int(name == "ordinary")
+        if count < least:
+            raise ValueError(f"{name} is {count}; allowed: {least} or more")
+    if wrong := [times for times in copies if times < 2]:
+        raise ValueError(f"copies has the key {wrong[0]}; allowed: 2 or more times in the set")
+    needed = ordinary + sum(copies.values()) + near + outliers + noise
+    if needed > len(images):
+        raise ValueError(f"{needed} originals are asked for; allowed: at most the {len(images)} images given")
+    rng = np.random.default_rng(seed)
+    left = iter(rng.permutation(len(images))[:needed])
+    parts: list[tuple[NDArray, int, str, int]] = []  # image, original, kind, copies
+
+    def take(count: int) -> list[tuple[NDArray, int]]:
+        return [(images.images[i], i) for i in (next(left) for _ in range(count))]
+
+    parts += [(x, i, "ordinary", 1) for x, i in take(ordinary)]
+    for times, originals in copies.items():
+        parts += [(x, i, "copy", times) for x, i in take(originals) for _ in range(times)]
+    for x, i in take(near):
+        versions = [x, *(np.roll(x, shift, axis=(1, 2)) for shift in SHIFTS)]
+        parts += [(version, i, "near-duplicate", 1) for version in versions]
+    parts += [(_shuffled(x, rng), i, "outlier", 1) for x, i in take(outliers)]
+    parts += [(rng.permutation(x.ravel()).reshape(x.shape), i, "noise", 1) for x, i in take(noise)]
+
+    pixels, original, kind, times = (np.array(column) for column in zip(*parts, strict=True))
+    label = images.labels[original]
+    drawn = kind == "noise"
+    label[drawn] = rng.integers(len(images.classes), size=drawn.sum())
+    order = np.argsort(label, kind="stable")
+    chosen = (column[order] for column in (pixels, label))
+    planted = ImageSet(*chosen, images.classes, "planted", images.split, np.arange(len(order)))
+    return Planted(planted, kind[order], times[order], original[order])
+
+
+def _shuffled(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The squares of an image (C, H, W) in random order."""
+    side = SIZE // BLOCK
+    squares = image.reshape(len(image), side, BLOCK, side, BLOCK).transpose(1, 3, 0, 2, 4)
+    squares = rng.permutation(squares.reshape(side**2, len(image), BLOCK, BLOCK))
+    squares = squares.reshape(side, side, len(image), BLOCK, BLOCK).transpose(2, 0, 3, 1, 4)
+    return np.ascontiguousarray(squares).reshape(image.shape)
+
+
+def write(planted: Planted, validation: ImageSet, folder: str | Path) -> str:
+    """Write the set, and images to validate on, as PNG files for `load_images`.
+
+    The training images are read back in this order, those to validate on sorted by label.
+
+    Args:
+        planted: the training images.
+        validation: of the same labels.
+        folder: a new or empty one.
+
+    Returns:
+        The name of the data set, "folder:PATH".
+
+    Raises:
+        ValueError: a folder with something in it, or labels that only one of the two has.
+    """
+    if odd := {*planted.images.labels.tolist()} ^ {*validation.labels.tolist()}:
+        raise ValueError(f"only one of the two sets has labels {sorted(odd)}; allowed: the same in both")
+    folder = Path(folder).resolve()
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"the folder {str(folder)!r} is not empty; allowed: a new or empty one")
+    for split, images in (("train", planted.images), ("test", validation)):
+        for position, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
+            path = folder / split / f"{label:03d}" / f"{position:06d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(path)  # (C, H, W) -> (H, W[, C])
+    return f"folder:{folder}"
+
+
+def mean_interval(
+    values: NDArray[np.floating], original: NDArray[np.integer], level: float = 0.95
+) -> tuple[float, float]:
+    """Confidence interval of the mean over originals, as images of one original are no independent cases.
+
+    Args:
+        values: (n,).
+        original: (n,), as in `Planted`.
+        level: between 0 and 1.
+
+    Returns:
+        Its ends, by Student's t over the means of the originals; NaN where there is one original only.
+
+    Raises:
+        ValueError: shapes that differ, no values, or another level.
+    """
+    values, original = np.asarray(values, dtype=np.float64), np.asarray(original)
+    if values.ndim != 1 or values.shape != original.shape or not len(values):
+        raise ValueError(
+            f"values are {values.shape} and original {original.shape}; allowed: (n,) both, n at least 1"
+        )
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; allowed: between 0 and 1")
+    means = np.array([values[original == i].mean() for i in np.unique(original)])
+    if len(means) < 2:
+        return math.nan, math.nan
+    reach = stats.t.ppf((1 + level) / 2, len(means) - 1) * stats.sem(means)
+    return float(means.mean() - reach), float(means.mean() + reach)
+
+
+def by_kind(planted: Planted, values: NDArray[np.floating], level: float = 0.95) -> pd.DataFrame:
+    """Means of values over what was planted, copies by their number.
+
+    Args:
+        planted: the set.
+        values: of its images, (n,).
+        level: of the intervals, between 0 and 1.
+
+    Returns:
+        A row for each of "ordinary", "2 copies", ..., "near-duplicate", "outlier", "noise" that is there,
+        with `images`, `originals`, `times` in the set, `mean` over images, and its interval, `low`, `high`.
+
+    Raises:
+        ValueError: as `mean_interval`.
+    """
+    values, rows = np.asarray(values, dtype=np.float64), {}
+    if values.shape != planted.kind.shape:
+        raise ValueError(f"values are {values.shape}; allowed: {planted.kind.shape}, one of each image")
+    for kind in KINDS:
+        for times in np.unique(planted.copies[planted.kind == kind]):
+            group = (planted.kind == kind) & (planted.copies == times)
+            own = values[group], planted.original[group]
+            name = f"{times} copies" if kind == "copy" else kind
+            rows[name] = group.sum(), len(set(own[1])), times, own[0].mean(), *mean_interval(*own, level)
+    columns = ["images", "originals", "times", "mean", "low", "high"]
+    return pd.DataFrame.from_dict(rows, "index", columns=columns)
+
+
+def roc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+    """False and true positive rates when everything at or above each threshold is called positive.
+
+    Args:
+        score: (n,), high for what is to be found; infinities are allowed, NaN are not.
+        positive: (n,), what is to be found; at least one, and not all.
+
+    Returns:
+        Both rates from (0, 0) to (1, 1), one entry per distinct score and the start.
+
+    Raises:
+        ValueError: shapes that differ, NaN, or one kind only.
+    """
+    score, positive = _checked(score, positive)
+    order = np.argsort(-score, kind="stable")
+    ends = np.append(np.flatnonzero(score[order][1:] != score[order][:-1]), len(score) - 1)
+    found = np.cumsum(positive[order])[ends]
+    rates = (ends + 1 - found) / (~positive).sum(), found / positive.sum()
+    false, true = (np.concatenate([[0.0], rate]) for rate in rates)
+    return false, true
+
+
+def auc(
+    score: NDArray[np.floating],
+    positive: NDArray[np.bool_],
+    level: float = 0.95,
+    original: NDArray[np.integer] | None = None,
+) -> tuple[float, float, float]:
+    r"""Area under the ROC curve with its confidence interval.
+
+    The probability A that a positive has a higher score than a negative, ties counted half. The interval
+    holds all areas $\theta$ from which A is no farther than their standard error allows,
+    $|A - \theta| \le z \sqrt{V(\theta)}$, with m positive and n negative originals, and
+
+    $$V(\theta) = \frac{\theta (1 - \theta)}{m n} \left[1 + N \left(\frac{1 - \theta}{2 - \theta}
+      + \frac{\theta}{1 + \theta}\right)\right], \quad N = \frac{m + n}{2} - 1 ,$$
+
+    so that it has a length where the two kinds are wholly apart, too.
+
+    Args:
+        score, positive: as for `roc`.
+        level: of the interval, between 0 and 1.
+        original: (n,), as in `Planted`: m and n are then Kish's effective numbers of originals, those of
+            images that move together wherever their original does. By default every image is a case.
+
+    Returns:
+        The area, and the ends of its interval.
+
+    Raises:
+        ValueError: as `roc`, or another level.
+
+    Source: Newcombe (2006), method 5; Hanley & McNeil (1982) for the variance; Kish (1965).
+    """
+    score, positive = _checked(score, positive)
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; allowed: between 0 and 1")
+    m, n = int(positive.sum()), int((~positive).sum())
+    ranks = stats.rankdata(score)[positive].sum()
+    area = float((ranks - m * (m + 1) / 2) / (m * n))
+    if original is not None:
+        original = np.asarray(original)
+        if original.shape != score.shape:
+            raise ValueError(f"original is {original.shape}; allowed: as score, {score.shape}")
+        m, n = _cases(original[positive]), _cases(original[~positive])
+    z, more = stats.norm.ppf((1 + level) / 2), (m + n) / 2 - 1
+
+    def excess(theta: float) -> float:
+        terms = (1 - theta) / (2 - theta) + theta / (1 + theta)
+        return (area - theta) ** 2 - z**2 * theta * (1 - theta) * (1 + more * terms) / (m * n)
+
+    # at 0 and at 1 theta = area is a root, too, and not the one sought
+    low = 0.0 if area == 0 else optimize.brentq(excess, 0, min(area, 1 - 1e-12))
+    high = 1.0 if area == 1 else optimize.brentq(excess, max(area, 1e-12), 1)
+    return area, low, high
+
+
+def _cases(original: NDArray[np.integer]) -> float:
+    """How many independent cases images are that only their originals tell apart."""
+    counts = np.unique(original, return_counts=True)[1]
+    return counts.sum() ** 2 / (counts**2).sum()
+
+
+def _checked(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+    score, positive = np.asarray(score, dtype=np.float64), np.asarray(positive)
+    if score.ndim != 1 or positive.shape != score.shape or positive.dtype != bool:
+        raise ValueError(
+            f"score is {score.shape} and positive {positive.dtype} {positive.shape}; allowed: (n,), bool (n,)"
+        )
+    if np.isnan(score).any():
+        raise ValueError(f"score is NaN {np.isnan(score).sum()} times; allowed: numbers that have an order")
+    if not 0 < positive.sum() < len(positive):
+        raise ValueError(f"{positive.sum()} of {len(positive)} are positive; allowed: some, and not all")
+    return score, positive

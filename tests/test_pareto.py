@@ -1,0 +1,162 @@
+"""k-hat against the reference, and against tails whose shape is known."""
+
+import math
+import warnings
+from collections import Counter
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memlib.pareto import khat_threshold, pareto_k, tail_length
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # arviz announces its next version when imported
+    from arviz import psislw
+
+SIZES = [21, 22, 25, 64, 100, 225, 256, 512, 777, 1000]
+
+
+def without(values, left, rng):
+    """All but so many entries, at random places, have weight zero."""
+    values[rng.permutation(len(values))[left:]] = -np.inf
+    return values
+
+
+KINDS = {
+    "heavy": lambda rng, S: rng.standard_t(rng.uniform(1, 10), S) * rng.uniform(0.1, 20),
+    "normal": lambda rng, S: rng.normal(rng.uniform(-1e4, 1e4), rng.uniform(0.01, 10), S),
+    "bounded": lambda rng, S: -rng.gamma(rng.uniform(0.3, 3), rng.uniform(0.1, 10), S),
+    "all equal": lambda rng, S: np.full(S, rng.normal()),
+    "integers": lambda rng, S: np.round(rng.normal(0, rng.uniform(0.3, 20), S)),
+    "rounded": lambda rng, S: np.round(rng.normal(0, rng.uniform(0.1, 3), S), 1),
+    "half are zero": lambda rng, S: without(rng.normal(size=S), S - S // 2, rng),
+    "few are not zero": lambda rng, S: without(rng.normal(size=S), int(rng.integers(1, 6)), rng),
+    "enormous": lambda rng, S: rng.normal(size=S) * 10 ** rng.uniform(2, 6),
+    "tiny": lambda rng, S: rng.normal(size=S) * 10 ** rng.uniform(-11, -3),
+}
+
+
+def reference(log_w):
+    with np.errstate(all="ignore"):
+        return float(psislw(log_w.copy())[1])
+
+
+def test_a_thousand_weight_vectors_have_the_k_hat_of_arviz():
+    rng, found = np.random.default_rng(0), Counter()
+    for i in range(1000):
+        kind, S = list(KINDS)[i % len(KINDS)], int(rng.choice(SIZES))
+        log_w = KINDS[kind](rng, S)
+        expected, ours = reference(log_w), float(pareto_k(torch.tensor(log_w)))
+        if np.isfinite(expected):
+            assert ours == pytest.approx(expected, abs=1e-6), (kind, S, i)
+        else:
+            assert ours == math.inf, (kind, S, i)
+        found[kind, math.isfinite(ours), S] += 1
+    finite = Counter(kind for kind, is_finite, _ in found.elements() if is_finite)
+    assert found.total() == 1000 and {S for *_, S in found} == set(SIZES)
+    assert finite.keys() == KINDS.keys() - {"all equal"}
+    for kind in ("heavy", "normal", "bounded", "half are zero", "tiny"):
+        assert finite[kind] > 95, kind
+    for kind in ("integers", "few are not zero", "enormous"):
+        assert 0 < finite[kind] < 100, kind
+
+
+@pytest.mark.parametrize("k", [-0.5, 0.1, 0.5, 0.7, 1.0, 1.5])
+def test_k_hat_is_the_shape_of_a_generalized_pareto_tail(k):
+    """Ten observations of the prior count for k = 0.5."""
+    rng, S, rows = np.random.default_rng(0), 20_000, 40
+    w = scipy.stats.genpareto.rvs(k, size=(rows, S), random_state=rng)
+    khat, M = pareto_k(torch.tensor(np.log(w))).numpy(), tail_length(S)
+    expected = (M * k + 5) / (M + 10)
+    assert khat.mean() == pytest.approx(expected, abs=4 * khat.std() / math.sqrt(rows) + 0.02)
+    assert khat.std() < 2 * (1 + abs(k)) / math.sqrt(M)
+
+
+@pytest.mark.parametrize("k", [0.3, 0.7, 1.2])
+def test_k_hat_is_the_reciprocal_of_a_pareto_exponent(k):
+    w = scipy.stats.pareto.rvs(1 / k, size=(20, 20_000), random_state=np.random.default_rng(1))
+    assert pareto_k(torch.tensor(np.log(w))).mean().item() == pytest.approx(k, abs=0.05)
+
+
+@given(st.integers(0, 1000), st.floats(-1e3, 1e3), st.sampled_from(SIZES))
+def test_neither_a_constant_nor_the_order_matters(seed, shift, S):
+    rng = np.random.default_rng(seed)
+    log_w = rng.normal(0, rng.uniform(0.1, 5), S)
+    base = pareto_k(torch.tensor(log_w)).item()
+    assert math.isfinite(base)
+    assert pareto_k(torch.tensor(log_w + shift)).item() == pytest.approx(base, abs=1e-6)
+    assert pareto_k(torch.tensor(rng.permutation(log_w))).item() == base
+
+
+@pytest.mark.parametrize("block", [None, 1, 5000])
+def test_many_rows_at_once_are_each_by_itself(monkeypatch, block):
+    rng = np.random.default_rng(0)
+    rows = np.stack([draw(rng, 64) for draw in KINDS.values()] + [np.full(64, -np.inf)] * 2)
+    log_w = torch.tensor(rows).reshape(3, 4, 64)
+    alone = torch.stack([pareto_k(row) for row in log_w.reshape(12, 64)])
+    if block:
+        monkeypatch.setattr("memlib.pareto._BLOCK", block)
+    together = pareto_k(log_w)
+    assert together.shape == (3, 4) and together.dtype == torch.float64
+    torch.testing.assert_close(together.flatten(), alone, rtol=1e-12, atol=0)
+    assert alone.isfinite().any() and alone[-2:].tolist() == [math.inf] * 2
+
+
+def test_weights_that_are_all_zero_have_none():
+    assert pareto_k(torch.full((3, 64), -math.inf)).tolist() == [math.inf] * 3
+
+
+def test_too_few_samples_have_none():
+    log_w = torch.randn(2, 21, generator=torch.Generator().manual_seed(0))
+    for S in (1, 2, 19, 20):
+        assert pareto_k(log_w[:, :S]).tolist() == [math.inf] * 2
+    assert pareto_k(log_w).isfinite().all()
+
+
+def test_differences_at_the_limit_of_the_precision_have_none():
+    log_w = torch.tensor(np.random.default_rng(0).normal(size=(5, 300)) * 1e-17)
+    assert pareto_k(log_w).tolist() == [math.inf] * 5
+
+
+def test_single_precision_is_the_same_number_in_double():
+    log_w = torch.randn(7, 200, generator=torch.Generator().manual_seed(0))
+    assert log_w.dtype == torch.float32
+    khat = pareto_k(log_w)
+    assert khat.dtype == torch.float64 and torch.equal(khat, pareto_k(log_w.double()))
+
+
+@pytest.mark.parametrize(("shape", "told"), [((), r"\(\)"), ((0,), r"\(0,\)"), ((3, 0), r"\(3, 0\)")])
+def test_no_samples_are_named(shape, told):
+    with pytest.raises(ValueError, match=rf"log_w has shape {told}; allowed: \(..., S\), at least one"):
+        pareto_k(torch.zeros(shape))
+
+
+def test_no_rows_have_no_k_hats():
+    assert pareto_k(torch.zeros(0, 100)).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("S", "threshold"),
+    [(1, 0), (2, 0), (10, 0), (11, 0.0397473), (100, 0.5), (1000, 2 / 3), (2154, 0.699992), (2155, 0.7)],
+)
+def test_the_threshold_rises_with_the_samples_up_to_seven_tenths(S, threshold):
+    assert khat_threshold(S) == pytest.approx(threshold, abs=1e-6)
+    assert (khat_threshold(S) == 0.7) == (S >= 2155)
+    assert khat_threshold(S) <= khat_threshold(S + 1)
+
+
+@pytest.mark.parametrize("S", [0, -3])
+def test_a_threshold_without_samples_is_refused(S):
+    with pytest.raises(ValueError, match=f"num_samples is {S}; allowed: 1 or more"):
+        khat_threshold(S)
+
+
+@pytest.mark.parametrize(
+    ("S", "length"), [(1, 1), (20, 4), (21, 5), (25, 5), (26, 6), (225, 45), (226, 46), (10_000, 300)]
+)
+def test_the_tail_is_a_fifth_or_three_roots_of_the_samples(S, length):
+    assert tail_length(S) == length

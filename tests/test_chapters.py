@@ -38,6 +38,9 @@ def execute(chapter, tmp_path, **parameters):
         ("06-outliers", {"epochs": "two"}, "epochs is 'two' (str); allowed: int"),
         ("07-neighbors", {"num_images": 5000}, "num_images is 5000 and folds is 3; digits has 1500 train"),
         ("08-cost", {"patience": -1}, "patience is -1; allowed: 0 or more"),
+        ("13-uncertainty", {"rate": 1.0}, "rate is 1.0; allowed: between 0 and 1"),
+        ("14-how-many", {"repeats": 3}, "repeats is 3; allowed: 4 or more"),
+        ("15-planted", {"ordinary": 5000}, "originals are asked for; allowed: at most the 1500 images given"),
         ("09-precision", {"folds": 1}, "folds is 1; allowed: 2 or more"),
     ],
 )

@@ -94,14 +94,16 @@ def test_record_outside_ipython_takes_numbers_and_strings():
         chapter.record(values=[1])
 
 
-def described(name, num_samples=4, ess=2.0, failing=0.0, **fields):
+def described(name, num_samples=4, ess=2.0, failing=0.0, khat=0.3, **fields):
     """The table of a run of two repeats, three folds and five images; given are numbers of its last epoch."""
     by_image, shape = ("epoch", "repeat", "fold", "observation"), (2, 2, 3, 5)
     sampled, by_repeat = np.ones((2, 2, 5), int), ("epoch", "repeat", "observation")
     health, weights = np.ones(shape[:3]), np.ones(shape)
     sampled[-1], health[-1], weights[-1] = num_samples, failing, ess
     variables = {"ess": (by_image, weights), "failing": (by_image[:3], health)}
-    variables |= {"num_samples": (by_repeat, sampled)}
+    worst = np.full((2, 2, 5), np.inf)
+    worst[-1] = khat
+    variables |= {"num_samples": (by_repeat, sampled), "khat": (by_repeat, worst)}
     made = {
         "device": "cpu",
         "seconds": 2.5,
@@ -140,6 +142,15 @@ def test_describe_gives_the_range_of_samples_and_the_share_of_bad_estimates():
     assert rows["effective sample size"] == "1.4 of 4 to 16 (median, last epoch)"
     assert rows["Pareto k-hat too high"] == "30% of all estimates (last epoch)"
     assert described("digits-lr3")["this page"]["Pareto k-hat too high"][:3] == "0% "
+    unknown = described("digits-lr3", khat=np.inf, failing=1.0)["this page"]
+    assert unknown["Pareto k-hat too high"] == "not known, too few samples"
+
+
+@pytest.mark.parametrize("value", [0, 1, -0.1, 1.5, float("nan")])
+def test_shares_outside_of_0_to_1_are_refused(value):
+    chapter.check_shares(level=0.9, rate=0.001)
+    with pytest.raises(ValueError, match=f"this notebook: rate is {value}; allowed: between 0 and 1"):
+        chapter.check_shares(level=0.9, rate=value)
 
 
 def test_describe_sets_the_papers_way_of_scoring_beside_ours():

@@ -74,3 +74,11 @@ def test_no_exchanges_and_two_folds_are_refused():
         null_mean(run_of(), "matched", seed=-1)
     with pytest.raises(ValueError, match="estimator is 'match'; allowed: paper, matched"):
         null_mean(run_of(), "match")
+
+
+def test_observations_that_are_impossible_under_all_models_are_counted():
+    result = run_of(n=40)
+    result.log_px.values[-1, :, :, [3, 5]] = -np.inf
+    result.log_px.values[-1, 0, :, 7] = -np.inf  # not under all
+    with pytest.raises(ValueError, match="log_px is -inf under all models for 2 observations"):
+        null_mean(result, "matched")

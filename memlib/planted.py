@@ -13,8 +13,9 @@ from scipy import optimize, stats
 
 from memlib.data import SIZE, ImageSet
 
-KINDS = ("ordinary", "copy", "near-duplicate", "outlier", "noise")
-COPIES = {2: 20, 5: 12, 20: 8}  # times in the set -> originals
+KINDS = ("ordinary", "copy", "near-duplicate", "outlier", "copied outlier", "noise")
+COPIES = {2: 10, 5: 6, 20: 4}  # times in the set -> originals
+OUTLIERS = {1: 20, **COPIES}
 SHIFTS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # rows down, columns right: the near-duplicates of an original
 BLOCK = 8  # side of the squares that an outlier's pixels are shuffled in
 
@@ -26,8 +27,8 @@ class Planted:
     Attributes:
         images: sorted by label, as `write` and `load_images` keep them.
         kind: of every image, (n,): "ordinary"; "copy", one of several equal images; "near-duplicate", one of
-            an original and its shifted versions; "outlier", a shuffled image; "noise", an image of single
-            pixels in random order.
+            an original and its shifted versions; "outlier", a shuffled image; "copied outlier", one of
+            several that are equal; "noise", an image of single pixels in random order.
         copies: how many times each image is in the set, (n,).
         original: the image that each was made of, by its position in the set it came from, (n,).
     """
@@ -43,7 +44,7 @@ def plant(
     ordinary: int,
     copies: Mapping[int, int] = COPIES,
     near: int = 8,
-    outliers: int = 20,
+    outliers: Mapping[int, int] = OUTLIERS,
     noise: int = 20,
     seed: int = 0,
 ) -> Planted:
@@ -58,22 +59,25 @@ def plant(
         ordinary: images that are in the set once, unchanged.
         copies: times in the set, at least 2 -> originals that are there so often.
         near: originals with four near-duplicates each, shifted by one pixel.
-        outliers: shuffled images.
+        outliers: times in the set -> shuffled images that are there so often.
         noise: images of noise.
         seed: of all choices, 0 or more.
 
     Raises:
-        ValueError: a number below 0, no ordinary images, a multiplicity below 2, or more originals than there
-            are images.
+        ValueError: a number below 0, no ordinary images, copies that are there less than twice, outliers less
+            than once, or more originals than there are images.
     """
-    counts = {"ordinary": ordinary, "near": near, "outliers": outliers, "noise": noise, "seed": seed}
-    for name, count in {**counts, **{f"copies[{times}]": each for times, each in copies.items()}}.items():
+    counts = {"ordinary": ordinary, "near": near, "noise": noise, "seed": seed}
+    for name, each in (("copies", copies), ("outliers", outliers)):
+        counts |= {f"{name}[{times}]": count for times, count in each.items()}
+    for name, count in counts.items():
         least = int(name == "ordinary")
         if count < least:
             raise ValueError(f"{name} is {count}; allowed: {least} or more")
-    if wrong := [times for times in copies if times < 2]:
-        raise ValueError(f"copies has the key {wrong[0]}; allowed: 2 or more times in the set")
-    needed = ordinary + sum(copies.values()) + near + outliers + noise
+    for name, each, least in (("copies", copies, 2), ("outliers", outliers, 1)):
+        if wrong := [times for times in each if times < least]:
+            raise ValueError(f"{name} has the key {wrong[0]}; allowed: {least} or more times in the set")
+    needed = ordinary + sum(copies.values()) + near + sum(outliers.values()) + noise
     if needed > len(images):
         raise ValueError(f"{needed} originals are asked for; allowed: at most the {len(images)} images given")
     rng = np.random.default_rng(seed)
@@ -89,7 +93,10 @@ def plant(
     for x, i in take(near):
         versions = [x, *(np.roll(x, shift, axis=(1, 2)) for shift in SHIFTS)]
         parts += [(version, i, "near-duplicate", 1) for version in versions]
-    parts += [(_shuffled(x, rng), i, "outlier", 1) for x, i in take(outliers)]
+    for times, originals in outliers.items():
+        kind = "outlier" if times == 1 else "copied outlier"
+        shuffled = [(_shuffled(x, rng), i) for x, i in take(originals)]
+        parts += [(x, i, kind, times) for x, i in shuffled for _ in range(times)]
     parts += [(rng.permutation(x.ravel()).reshape(x.shape), i, "noise", 1) for x, i in take(noise)]
 
     pixels, original, kind, times = (np.array(column) for column in zip(*parts, strict=True))
@@ -179,8 +186,9 @@ def by_kind(planted: Planted, values: NDArray[np.floating], level: float = 0.95)
         level: of the intervals, between 0 and 1.
 
     Returns:
-        A row for each of "ordinary", "2 copies", ..., "near-duplicate", "outlier", "noise" that is there,
-        with `images`, `originals`, `times` in the set, `mean` over images, and its interval, `low`, `high`.
+        A row for each of "ordinary", "copy, 2 times", ..., "near-duplicate", "outlier", "noise" that is
+        there, with its `kind`, `times` in the set, `images`, `originals`, the `mean` over images and its
+        interval, `low`, `high`.
 
     Raises:
         ValueError: as `mean_interval`.
@@ -192,9 +200,16 @@ def by_kind(planted: Planted, values: NDArray[np.floating], level: float = 0.95)
         for times in np.unique(planted.copies[planted.kind == kind]):
             group = (planted.kind == kind) & (planted.copies == times)
             own = values[group], planted.original[group]
-            name = f"{times} copies" if kind == "copy" else kind
-            rows[name] = group.sum(), len(set(own[1])), times, own[0].mean(), *mean_interval(*own, level)
-    columns = ["images", "originals", "times", "mean", "low", "high"]
+            name = f"{kind}, {times} times" if times > 1 else kind
+            rows[name] = (
+                kind,
+                times,
+                group.sum(),
+                len(set(own[1])),
+                own[0].mean(),
+                *mean_interval(*own, level),
+            )
+    columns = ["kind", "times", "images", "originals", "mean", "low", "high"]
     return pd.DataFrame.from_dict(rows, "index", columns=columns)
 
 

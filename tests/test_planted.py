@@ -11,11 +11,11 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from memlib.data import ImageSet, load_images
-from memlib.planted import COPIES, KINDS, Planted, auc, by_kind, mean_interval, plant, roc, write
+from memlib.planted import COPIES, KINDS, OUTLIERS, Planted, auc, by_kind, mean_interval, plant, roc, write
 
 SETS = {name: load_images(name) for name in ("digits", "patches")}
-FEW = {"ordinary": 30, "copies": {2: 3, 5: 2}, "near": 3, "outliers": 4, "noise": 5}
-NOTHING_ELSE = {"copies": {}, "near": 0, "outliers": 0, "noise": 0}
+FEW = {"ordinary": 30, "copies": {2: 3, 5: 2}, "near": 3, "outliers": {1: 4, 3: 2}, "noise": 5}
+NOTHING_ELSE = {"copies": {}, "near": 0, "outliers": {}, "noise": 0}
 
 scores = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=30).map(
     lambda pairs: tuple(np.array(column) for column in zip(*pairs, strict=True))
@@ -53,11 +53,15 @@ def made(planting, kind):
 
 def test_as_many_are_planted_of_every_kind_as_asked_for(given_set):
     planting = plant(given_set, **FEW)
-    expected = {"ordinary": 30, "copy": 2 * 3 + 5 * 2, "near-duplicate": 3 * 5, "outlier": 4, "noise": 5}
+    expected = {"ordinary": 30, "copy": 2 * 3 + 5 * 2, "near-duplicate": 3 * 5, "outlier": 4}
+    expected |= {"copied outlier": 2 * 3, "noise": 5}
     assert {kind: (planting.kind == kind).sum() for kind in KINDS} == expected
     assert len(planting.images) == sum(expected.values())
     copies = planting.copies[planting.kind == "copy"]
-    assert sorted(copies) == [2] * 6 + [5] * 10 and (planting.copies[planting.kind != "copy"] == 1).all()
+    assert sorted(copies) == [2] * 6 + [5] * 10
+    assert (planting.copies[planting.kind == "copied outlier"] == 3).all()
+    once = ~np.isin(planting.kind, ["copy", "copied outlier"])
+    assert (planting.copies[once] == 1).all()
     assert planting.images.channels == given_set.channels and planting.images.classes == given_set.classes
     np.testing.assert_array_equal(planting.images.index, np.arange(len(planting.images)))
 
@@ -66,6 +70,7 @@ def test_the_default_has_every_kind():
     planting = plant(SETS["digits"], 40)
     copies = sum(times * originals for times, originals in COPIES.items())
     expected = {"ordinary": 40, "copy": copies, "near-duplicate": 40, "outlier": 20, "noise": 20}
+    expected["copied outlier"] = sum(times * originals for times, originals in OUTLIERS.items()) - 20
     assert {kind: (planting.kind == kind).sum() for kind in KINDS} == expected
     copied = planting.original[planting.kind == "copy"], planting.copies[planting.kind == "copy"]
     times = pd.Series(copied[1], copied[0]).groupby(level=0).first()
@@ -75,8 +80,8 @@ def test_the_default_has_every_kind():
 def test_every_original_is_used_once(given_set):
     planting = plant(given_set, **FEW, seed=3)
     originals = [np.unique(planting.original[planting.kind == kind]) for kind in KINDS]
-    assert [len(o) for o in originals] == [30, 5, 3, 4, 5]
-    assert len(np.unique(np.concatenate(originals))) == 47
+    assert [len(o) for o in originals] == [30, 5, 3, 4, 2, 5]
+    assert len(np.unique(np.concatenate(originals))) == 49
 
 
 def test_ordinary_images_are_the_originals(given_set):
@@ -106,6 +111,15 @@ def test_outliers_keep_their_squares_and_lose_their_order(given_set):
         assert not np.array_equal(image, given_set.images[i])
 
 
+def test_copied_outliers_are_the_same_shuffled_image(given_set):
+    images, original = made(plant(given_set, **FEW), "copied outlier")
+    for i in np.unique(original):
+        same = images[original == i]
+        assert len(same) == 3 and (same == same[0]).all()
+        assert squares(same[0]) == squares(given_set.images[i])
+        assert not np.array_equal(same[0], given_set.images[i])
+
+
 def test_noise_keeps_its_pixels_and_loses_its_squares(given_set):
     for image, i in zip(*made(plant(given_set, **FEW), "noise"), strict=True):
         np.testing.assert_array_equal(np.sort(image, axis=None), np.sort(given_set.images[i], axis=None))
@@ -120,7 +134,7 @@ def test_images_are_sorted_by_label_and_keep_that_of_their_original(given_set):
 
 
 def test_the_classes_of_noise_are_drawn():
-    planting = plant(SETS["digits"], 1, {}, near=0, outliers=0, noise=400)
+    planting = plant(SETS["digits"], 1, {}, near=0, outliers={}, noise=400)
     drawn = planting.kind == "noise"
     label, before = planting.images.labels[drawn], SETS["digits"].labels[planting.original[drawn]]
     assert np.bincount(label, minlength=10).min() >= 20  # 40 expected
@@ -137,7 +151,7 @@ def test_the_seed_decides():
 
 def test_all_images_of_a_set_can_be_used_and_no_more():
     few = SETS["digits"].subset(range(9))
-    ten = {"copies": {3: 2}, "near": 1, "outliers": 2, "noise": 1}
+    ten = {"copies": {3: 2}, "near": 1, "outliers": {1: 2}, "noise": 1}
     assert set(plant(few, 3, **ten).original) == set(range(9))
     with pytest.raises(ValueError, match="10 originals are asked for; allowed: at most the 9 images given"):
         plant(few, 4, **ten)
@@ -149,7 +163,8 @@ def test_all_images_of_a_set_can_be_used_and_no_more():
         ({"ordinary": 0}, "ordinary is 0; allowed: 1 or more"),
         ({"ordinary": -1}, "ordinary is -1; allowed: 1 or more"),
         ({"near": -1}, "near is -1; allowed: 0 or more"),
-        ({"outliers": -2}, "outliers is -2; allowed: 0 or more"),
+        ({"outliers": {2: -2}}, r"outliers\[2\] is -2; allowed: 0 or more"),
+        ({"outliers": {0: 1}}, "outliers has the key 0; allowed: 1 or more times in the set"),
         ({"noise": -1}, "noise is -1; allowed: 0 or more"),
         ({"seed": -1}, "seed is -1; allowed: 0 or more"),
         ({"copies": {2: 1, 3: -1}}, r"copies\[3\] is -1; allowed: 0 or more"),
@@ -179,7 +194,7 @@ def test_what_is_written_is_read_back(name, tmp_path):
 
 def test_the_order_stays_where_a_label_is_absent(tmp_path):
     rows = np.flatnonzero(np.isin(SETS["digits"].labels, (0, 3, 9)))
-    planting = plant(SETS["digits"].subset(rows), 60, {2: 2}, near=2, outliers=2, noise=0)
+    planting = plant(SETS["digits"].subset(rows), 60, {2: 2}, near=2, outliers={1: 2}, noise=0)
     assert set(planting.images.labels) == {0, 3, 9}
     loaded = load_images(write(planting, planting.images, tmp_path / "three"))
     np.testing.assert_array_equal(loaded.images, planting.images.images)
@@ -236,12 +251,14 @@ def test_rows_by_kind_equal_a_direct_computation():
     planting = plant(SETS["digits"], **FEW)
     values = np.random.default_rng(0).normal(size=len(planting.images))
     table = by_kind(planting, values, 0.8)
-    assert list(table.index) == ["ordinary", "2 copies", "5 copies", "near-duplicate", "outlier", "noise"]
-    assert table.images.tolist() == [30, 6, 10, 15, 4, 5] and table.originals.tolist() == [30, 3, 2, 3, 4, 5]
-    assert table.times.tolist() == [1, 2, 5, 1, 1, 1]
+    names = ["ordinary", "copy, 2 times", "copy, 5 times", "near-duplicate", "outlier"]
+    assert list(table.index) == [*names, "copied outlier, 3 times", "noise"]
+    assert table.images.tolist() == [30, 6, 10, 15, 4, 6, 5]
+    assert table.originals.tolist() == [30, 3, 2, 3, 4, 2, 5]
+    assert table.times.tolist() == [1, 2, 5, 1, 1, 3, 1]
     for name, row in table.iterrows():
-        copy = name.endswith("copies")
-        group = (planting.kind == ("copy" if copy else name)) & (planting.copies == row.times)
+        assert row.kind == name.partition(",")[0]
+        group = (planting.kind == row.kind) & (planting.copies == row.times)
         assert row["mean"] == pytest.approx(values[group].mean(), rel=1e-12)
         means = pd.Series(values[group]).groupby(planting.original[group]).mean()
         ends = stats.t.interval(0.8, len(means) - 1, means.mean(), means.sem())

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import optimize, stats
+from sklearn.metrics import roc_curve
 
 from memlib.data import SIZE, ImageSet
 
@@ -227,11 +228,8 @@ def roc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> tuple[NDArr
         ValueError: shapes that differ, NaN, or one kind only.
     """
     score, positive = _checked(score, positive)
-    order = np.argsort(-score, kind="stable")
-    ends = np.append(np.flatnonzero(score[order][1:] != score[order][:-1]), len(score) - 1)
-    found = np.cumsum(positive[order])[ends]
-    rates = (ends + 1 - found) / (~positive).sum(), found / positive.sum()
-    false, true = (np.concatenate([[0.0], rate]) for rate in rates)
+    # ranks, as scikit-learn refuses infinities
+    false, true, _ = roc_curve(positive, stats.rankdata(score), drop_intermediate=False)
     return false, true
 
 

@@ -8,7 +8,9 @@ One type, `ImageSet`, and one way to get it, `load_images`:
 
 import difflib
 import hashlib
+import io
 import os
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,34 +19,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from memlib.data_files import FILES, TORCHVISION, check_folder, data_root, ensure_files
 from memlib.image_folder import find_splits, fit_square, has_color, list_images, list_split, read_images
 
 SIZE = 32  # height and width of every image, in pixels
 SPLIT_SEED = 0  # of numpy.random.default_rng, for the sets that come without a split of their own
-DATASETS = ("digits", "patches", "mnist", "cifar10", "celeba")
+DATASETS = ("digits", "patches", "mnist", "cifar10", "cifar10-jpeg", "celeba")
 SPLITS = dict.fromkeys(DATASETS, ("train", "test")) | {"celeba": ("train", "valid", "test")}
 
 _SHAPES = ((1, SIZE, SIZE), (3, SIZE, SIZE))
-_TORCHVISION = {"mnist": "MNIST", "cifar10": "CIFAR10", "celeba": "CelebA"}
-# Files under the data folder, published md5. CelebA goes without: a user's own copy may hold a part only.
-_FILES: dict[str, dict[str, str | None]] = {
-    "mnist": {
-        "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-        "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-        "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-        "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-    },
-    "cifar10": {
-        "cifar-10-batches-py/data_batch_1": "c99cafc152244af753f735de768cd75f",
-        "cifar-10-batches-py/data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-        "cifar-10-batches-py/data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-        "cifar-10-batches-py/data_batch_4": "634d18415352ddfa80567beed471001a",
-        "cifar-10-batches-py/data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-        "cifar-10-batches-py/test_batch": "40351d587109b95175f43aff81a1287e",
-        "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
-    },
-    "celeba": {"celeba/list_eval_partition.txt": None, "celeba/img_align_celeba": None},
-}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -138,6 +121,8 @@ def load_images(name: str, split: str = "train", root: str | os.PathLike[str] | 
       390 train from columns 0..479, 130 test from columns 480..639.
     - `mnist`: 28x28 padded by 2. 60000 train, 10000 test.
     - `cifar10`: as it is. 50000 train, 10000 test.
+    - `cifar10-jpeg`: CIFAR-10 after lossy compression, two archives of class folders of JPEG files, ordered
+      by class and file name. 50000 train, 10000 test. Densities on it are not those of `cifar10`.
     - `celeba`: box (left 15, upper 40, right 163, lower 188) of the aligned 178x218 faces, to 32x32
       (bilinear, antialias); one class. 162770 train, 19867 valid, 19962 test. Copies on disk go unchecked.
     - `folder:PATH`: your images, shorter side to 32 (bilinear, antialias), then center crop, so that the
@@ -155,9 +140,10 @@ def load_images(name: str, split: str = "train", root: str | os.PathLike[str] | 
     Args:
         name: one of `DATASETS`, or `folder:PATH` (`~` is expanded).
         split: one of `SPLITS[name]`; for a folder `train` or `test`, or `valid` if it has one.
-        root: folder of `mnist`, `cifar10` and `celeba` in torchvision's layout. Default: the environment
-            variable MEMLIB_DATA, else `memlib/data` in the user's cache folder. torchvision downloads to it
-            what is missing (`celeba` needs the package gdown).
+        root: folder of `mnist`, `cifar10` and `celeba` in torchvision's layout and of the archives of
+            `cifar10-jpeg`. Default: the environment variable MEMLIB_DATA, else `memlib/data` in the user's
+            cache folder. torchvision downloads to it what is missing (`celeba` needs the package gdown;
+            `cifar10-jpeg` has no public source).
 
     Raises:
         ValueError: Unknown name or split; a data folder that is a file; damaged files; files that cannot be
@@ -177,6 +163,8 @@ def load_images(name: str, split: str = "train", root: str | os.PathLike[str] | 
             return _load_patches(split)
         case "celeba":
             return _load_celeba(split, data_root(root))
+        case "cifar10-jpeg":
+            return _load_cifar10_jpeg(split, data_root(root))
     return _load_torchvision(name, split, data_root(root))
 
 
@@ -190,12 +178,13 @@ def availability(root: str | os.PathLike[str] | None = None) -> dict[str, str]:
     'bundled with scikit-learn'
     """
     lines, folder = dict.fromkeys(DATASETS, "bundled with scikit-learn"), data_root(root)
-    _check_folder(folder)
-    for name, files in _FILES.items():
+    check_folder(folder)
+    for name, files in FILES.items():
         paths = [folder / file for file in files]
         place = f"found in {paths[0].parent}"
         found = all(path.exists() for path in paths)
-        lines[name] = place if found else f"not {place}: memlib downloads it on first use"
+        missing = "memlib downloads it on first use" if name in TORCHVISION else "memlib cannot download it"
+        lines[name] = place if found else f"not {place}: {missing}"
     return lines
 
 
@@ -231,10 +220,10 @@ def _load_patches(split: str) -> ImageSet:
 
 
 def _load_torchvision(name: str, split: str, root: Path) -> ImageSet:
-    _ensure_files(name, root)
+    ensure_files(name, root)
     from torchvision import datasets
 
-    source = getattr(datasets, _TORCHVISION[name])(root, train=split == "train")
+    source = getattr(datasets, TORCHVISION[name])(root, train=split == "train")
     if name == "mnist":
         images = np.pad(source.data.numpy()[:, None], ((0, 0), (0, 0), (2, 2), (2, 2)))  # -> (n, 1, 32, 32)
         classes = tuple("0123456789")
@@ -245,10 +234,26 @@ def _load_torchvision(name: str, split: str, root: Path) -> ImageSet:
     return ImageSet(images, labels, classes, name, split, np.arange(len(labels)))
 
 
+def _load_cifar10_jpeg(split: str, root: Path) -> ImageSet:
+    ensure_files("cifar10-jpeg", root)
+    with zipfile.ZipFile(root / f"cifar10-jpeg-{split}.zip") as archive:
+        paths = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
+        images = read_images(
+            paths,
+            (3, SIZE, SIZE),
+            lambda image: image.convert("RGB"),
+            lambda path: io.BytesIO(archive.read(path)),
+        )
+    names = [Path(path).parent.name for path in paths]
+    classes, labels = np.unique(names, return_inverse=True)
+    classes = tuple(classes.tolist())
+    return ImageSet(images, labels.astype(np.int64), classes, "cifar10-jpeg", split, np.arange(len(paths)))
+
+
 def _load_celeba(split: str, root: Path) -> ImageSet:
     # torchvision accepts an extracted copy only together with five annotation files that are not needed here.
-    _ensure_files("celeba", root)
-    partition, folder = (root / file for file in _FILES["celeba"])
+    ensure_files("celeba", root)
+    partition, folder = (root / file for file in FILES["celeba"])
     wanted = str(SPLITS["celeba"].index(split))
     paths = []
     for number, line in enumerate(partition.read_text(errors="replace").splitlines(), start=1):
@@ -293,48 +298,6 @@ def _crop_face(image: Image.Image) -> Image.Image:
     if image.size != (178, 218):
         raise ValueError(f"expected the aligned 178x218 image, got {image.width}x{image.height}")
     return image.convert("RGB").crop((15, 40, 163, 188)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-
-
-def _ensure_files(name: str, root: Path) -> None:
-    """Download what is missing; FileNotFoundError where that fails, ValueError for damaged files."""
-    _check_folder(root)
-    files = {root / file: md5 for file, md5 in _FILES[name].items()}
-    if not all(path.exists() for path in files):
-        from torchvision import datasets
-
-        source = _TORCHVISION[name]
-        try:
-            getattr(datasets, source)(root, download=True)
-        except Exception as error:  # network, disk, archive and gdown errors share no other base class
-            listing = "\n".join(f"  {path} ({'found' if path.exists() else 'missing'})" for path in files)
-            raise FileNotFoundError(
-                f"{name!r} is incomplete in {root}; download failed with {type(error).__name__}: {error}\n"
-                f"Expected:\n{listing}\nSet MEMLIB_DATA, or the argument root, to the folder that has them, "
-                "or download them where there is a network, to a folder DATA that can be written:\n"
-                f"  python -c \"from torchvision.datasets import {source}; {source}('DATA', download=True)\""
-            ) from error
-    damaged = [str(path) for path, md5 in files.items() if md5 and path.exists() and _md5(path) != md5]
-    if damaged:
-        raise ValueError(f"{name!r} is damaged: delete these files and load it again: {', '.join(damaged)}")
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of downloaded data sets: the argument, else $MEMLIB_DATA, else in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "memlib" / "data"
-    chosen = root if root is not None else os.environ.get("MEMLIB_DATA") or cache
-    return Path(chosen).expanduser().absolute()
-
-
-def _check_folder(root: Path) -> None:
-    if root.is_file():
-        raise ValueError(
-            f"the data folder is {str(root)!r}, which is a file; allowed: a folder, or a new name"
-        )
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -9,7 +9,8 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import torch
 
-from memlib.data import DATASETS, ImageSet, check_known, data_root, load_images
+from memlib.data import DATASETS, ImageSet, check_known, load_images
+from memlib.data_files import data_root
 from memlib.models import VAE, Architecture, LikelihoodName, build_vae
 from memlib.precision import Precision
 
@@ -43,7 +44,9 @@ class Experiment:
         ValueError: an unknown field, or one outside its allowed values, named with what is allowed.
     """
 
-    images: str = _option("digits", "data set: digits, patches, mnist, cifar10, celeba or folder:PATH")
+    images: str = _option(
+        "digits", "data set: digits, patches, mnist, cifar10, cifar10-jpeg, celeba or folder:PATH"
+    )
     num_images: int = _option(0, "training images used, a random subset; 0 means all")
     architecture: Architecture = _option("mlp", "mlp or conv (Table 1 of the paper)")
     likelihood: LikelihoodName = _option("bernoulli", "bernoulli, gaussian or gaussian-scalar")
@@ -172,13 +175,13 @@ _MNIST = Experiment(
     images="mnist", epochs=100, score_every=5, num_samples=256, rescoring=1, folds=10, repeats=10
 )
 _COLOR = dataclasses.replace(_MNIST, architecture="conv", num_samples=128, flip=True)
+_CIFAR10 = dataclasses.replace(_COLOR, images="cifar10", likelihood="gaussian", latent_dim=64, score_every=50)
 
 EXPERIMENTS: dict[str, Experiment] = {
     "mnist-lr3": _MNIST,
     "mnist-lr4": dataclasses.replace(_MNIST, learning_rate=1e-4),
-    "cifar10": dataclasses.replace(
-        _COLOR, images="cifar10", likelihood="gaussian", latent_dim=64, score_every=50
-    ),
+    "cifar10": _CIFAR10,
+    "cifar10-jpeg": dataclasses.replace(_CIFAR10, images="cifar10-jpeg"),
     "celeba": dataclasses.replace(
         _COLOR, images="celeba", likelihood="gaussian-scalar", latent_dim=32, epochs=50, score_every=25
     ),

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -61,18 +62,22 @@ def has_color(path: str) -> bool:
 
 
 def read_images(
-    paths: list[str], shape: tuple[int, int, int], fit: Callable[[Image.Image], Image.Image]
+    paths: list[str],
+    shape: tuple[int, int, int],
+    fit: Callable[[Image.Image], Image.Image],
+    open_file: Callable[[str], str | BinaryIO] = str,
 ) -> np.ndarray:
     """Images uint8 (n, *shape), shape (C, H, W); ValueError that names the files which cannot be read.
 
-    `fit` gives each image its size W x H and its C channels.
+    `fit` gives each image its size W x H and its C channels. `open_file` finds the file of a path where that
+    is not on disk, such as in an archive.
     """
     channels, height, width = shape
     images = np.empty((len(paths), *shape), np.uint8)
 
     def read(i: int) -> str | None:
         try:
-            with Image.open(paths[i]) as image:
+            with Image.open(open_file(paths[i])) as image:
                 pixels = np.asarray(fit(image))
         except Exception as error:  # decoders raise anything on damaged files; all are reported below
             return f"\n  {paths[i]}: {error}"

@@ -131,6 +131,7 @@ def _splits(folder: Path) -> None:
     pictures(folder / "test" / "dog" / "0.png")
 
 
+_ARCHIVES = ["cifar10-jpeg-train.zip", "cifar10-jpeg-test.zip"]
 _MNIST = [f"MNIST/raw/{part}-ubyte" for part in ("train-images-idx3", "train-labels-idx1")]
 _MNIST += [f"MNIST/raw/{part}-ubyte" for part in ("t10k-images-idx3", "t10k-labels-idx1")]
 _CELEBA = {"celeba/img_align_celeba": "", "celeba/list_eval_partition.txt": "000001.jpg 0\n000002.jpg 3"}
@@ -159,6 +160,13 @@ IMAGES = [
     data_files(
         "MNIST files that are not the published ones", "mnist", dict.fromkeys(_MNIST, ""), "is damaged"
     ),
+    data_files(
+        "one of the two archives of CIFAR-10 (JPEG)",
+        "cifar10-jpeg",
+        dict.fromkeys(_ARCHIVES[:1], ""),
+        "has no public source",
+    ),
+    data_files("archives that are none", "cifar10-jpeg", dict.fromkeys(_ARCHIVES, ""), "is damaged"),
     data_files(
         "an annotation of CelebA that is none", "celeba", _CELEBA, "line 2: expected FILE and 0, 1 or 2"
     ),

@@ -167,7 +167,14 @@ def test_verify_counts_the_files_and_fails_where_one_is_damaged(tmp_path):
 
 def test_data_lists_every_set(tmp_path):
     lines = call(f"data --root {tmp_path}").output.splitlines()
-    assert [line.split()[0] for line in lines] == ["digits", "patches", "mnist", "cifar10", "celeba"]
+    assert [line.split()[0] for line in lines] == [
+        "digits",
+        "patches",
+        "mnist",
+        "cifar10",
+        "cifar10-jpeg",
+        "celeba",
+    ]
     assert str(tmp_path) in lines[2]
 
 

@@ -1,8 +1,10 @@
 import hashlib
+import io
 import pickle
 import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 from torchvision import datasets
 
-from memlib import data
+from memlib import data, data_files
 from memlib.data import DATASETS, SPLITS, ImageSet, availability, load_images
 
 
@@ -138,7 +140,7 @@ def test_root_argument_before_variable_before_cache(tmp_path, monkeypatch):
 
 
 def test_availability_needs_every_file(tmp_path):
-    for file in data._FILES["mnist"]:
+    for file in data_files.FILES["mnist"]:
         assert availability(tmp_path)["mnist"].startswith("not found in")
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
@@ -227,16 +229,16 @@ def test_mnist_is_downloaded_where_it_is_missing(mnist_root, tmp_path, monkeypat
 
 @pytest.mark.parametrize(("name", "count"), [("mnist", 4), ("cifar10", 7), ("celeba", 2)])
 def test_missing_files_are_listed_with_the_way_to_get_them(name, count, tmp_path):
-    found = tmp_path / next(iter(data._FILES[name]))
+    found = tmp_path / next(iter(data_files.FILES[name]))
     found.parent.mkdir(parents=True)
     found.touch()
     with pytest.raises(FileNotFoundError) as caught:
         load_images(name, root=tmp_path)
     message = str(caught.value)
     assert f"{found} (found)" in message
-    assert sum(f"{tmp_path / file} (missing)" in message for file in data._FILES[name]) == count - 1
+    assert sum(f"{tmp_path / file} (missing)" in message for file in data_files.FILES[name]) == count - 1
     assert "MEMLIB_DATA" in message
-    assert f"{data._TORCHVISION[name]}('DATA', download=True)" in message
+    assert f"{data_files.TORCHVISION[name]}('DATA', download=True)" in message
     assert isinstance(caught.value.__cause__, (RuntimeError, OSError))
 
 
@@ -254,18 +256,18 @@ def test_root_that_cannot_be_written(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_damaged_files_are_named(name, tmp_path):
-    for file in data._FILES[name]:
+    for file in data_files.FILES[name]:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(b"not what it should be")
     with pytest.raises(ValueError, match=f"'{name}' is damaged: delete") as caught:
         load_images(name, root=tmp_path)
-    assert all(str(tmp_path / file) in str(caught.value) for file in data._FILES[name])
+    assert all(str(tmp_path / file) in str(caught.value) for file in data_files.FILES[name])
 
 
 def test_cifar10_checksums_are_torchvisions():
     source = datasets.CIFAR10
     published = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
-    assert data._FILES["cifar10"] == {f"{source.base_folder}/{file}": md5 for file, md5 in published}
+    assert data_files.FILES["cifar10"] == {f"{source.base_folder}/{file}": md5 for file, md5 in published}
 
 
 def test_cifar10_pixels_are_channel_first(tmp_path, monkeypatch):
@@ -287,13 +289,55 @@ def test_cifar10_pixels_are_channel_first(tmp_path, monkeypatch):
     monkeypatch.setattr(source, "train_list", [[file, md5[file]] for file in list(contents)[:2]])
     monkeypatch.setattr(source, "test_list", [["test_batch", md5["test_batch"]]])
     monkeypatch.setitem(source.meta, "md5", md5["batches.meta"])
-    monkeypatch.setitem(data._FILES, "cifar10", {f"{folder.name}/{file}": md5[file] for file in md5})
+    monkeypatch.setitem(data_files.FILES, "cifar10", {f"{folder.name}/{file}": md5[file] for file in md5})
 
     train, test = load_images("cifar10", root=tmp_path), load_images("cifar10", "test", tmp_path)
     np.testing.assert_array_equal(train.images, rows[:3].reshape(3, 3, 32, 32))
     np.testing.assert_array_equal(test.images, rows[3:].reshape(1, 3, 32, 32))
     np.testing.assert_array_equal(train.labels, [6, 9, 0])
     assert train.classes[6] == "class 6"
+
+
+@pytest.fixture
+def jpeg_root(tmp_path, monkeypatch) -> Path:
+    """Archives of two classes, of one flat color each; the file names are out of order."""
+    for split, levels in (
+        ("train", {"cat/0001": 90, "airplane/0000": 200, "cat/0000": 30}),
+        ("test", {"cat/0000": 7}),
+    ):
+        path = tmp_path / f"cifar10-jpeg-{split}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, level in levels.items():
+                file = io.BytesIO()
+                Image.new("RGB", (32, 32), (level,) * 3).save(file, format="JPEG")
+                archive.writestr(f"{split}/{name}.jpg", file.getvalue())
+            archive.writestr(f"{split}/README", "no image")
+        md5 = hashlib.md5(path.read_bytes()).hexdigest()
+        monkeypatch.setitem(data_files.FILES["cifar10-jpeg"], path.name, md5)
+    return tmp_path
+
+
+def test_jpeg_archives_are_read_by_class_and_name(jpeg_root):
+    train, test = (load_images("cifar10-jpeg", split, jpeg_root) for split in ("train", "test"))
+    assert (train.classes, train.labels.tolist()) == (("airplane", "cat"), [0, 1, 1])
+    np.testing.assert_array_equal(
+        train.images, np.full((3, 3, 32, 32), 1) * np.reshape([200, 30, 90], (3, 1, 1, 1))
+    )
+    assert test.images.shape == (1, 3, 32, 32) and (test.images == 7).all()
+
+
+def test_jpeg_archives_cannot_be_downloaded(jpeg_root):
+    (jpeg_root / "cifar10-jpeg-test.zip").unlink()
+    with pytest.raises(FileNotFoundError, match="has no public source") as caught:
+        load_images("cifar10-jpeg", root=jpeg_root)
+    assert "train.zip (found)" in str(caught.value) and "test.zip (missing)" in str(caught.value)
+    assert availability(jpeg_root)["cifar10-jpeg"].endswith("memlib cannot download it")
+
+
+def test_a_damaged_jpeg_archive_is_named(jpeg_root):
+    (jpeg_root / "cifar10-jpeg-train.zip").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"'cifar10-jpeg' is damaged: delete .*train\.zip"):
+        load_images("cifar10-jpeg", root=jpeg_root)
 
 
 @pytest.fixture

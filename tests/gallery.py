@@ -37,6 +37,13 @@ FIGURES = {
     "error_bars": lambda: figures.error_bars([1, 2, 4], {"a": CURVE, "b": CURVE}, "x", "y (nats)", 0, True),
     "intervals": lambda: figures.intervals(M, M - 1, M + 2, HIGH, ("listed", "others")),
     "weight_health": lambda: figures.weight_health({"a": KHAT, "b": KHAT + 0.1}, 0.58),
+    "group_rows": lambda: figures.group_rows(COLOR, [range(14), [3, 5]], ["automobile,\n14 times", "b"]),
+    "class_counts": lambda: figures.class_counts(
+        ["a", "b"], {"groups": [3, 0], "images": [9, 1]}, "in training set"
+    ),
+    "by_threshold": lambda: figures.by_threshold(
+        [0.8, 0.9], {n: {"a": [9, 3], "b": [20, 0]} for n in "xyz"}, 0.8
+    ),
     "roc_curves": lambda: figures.roc_curves({"outlier": {"a": ROC, "b": ROC}, "copy": {"a": ROC}}),
 }
 

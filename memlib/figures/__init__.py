@@ -5,6 +5,7 @@ are yellow, regular ones blue, as in the paper. Every function raises ValueError
 arrays that do not fit together or values outside of what its docstring allows.
 """
 
+from memlib.figures.duplicates import by_threshold, class_counts, group_rows
 from memlib.figures.estimates import agreement, convergence, cost_by_samples, known_scores
 from memlib.figures.images import extreme_indices, extremes, image_grid, neighbors_panel, reconstructions
 from memlib.figures.probabilities import (
@@ -33,12 +34,15 @@ __all__ = [
     "JohnsonSU",
     "agreement",
     "auto_edges",
+    "by_threshold",
+    "class_counts",
     "convergence",
     "cost_by_samples",
     "error_bars",
     "extreme_indices",
     "extremes",
     "fit_johnson_su",
+    "group_rows",
     "image_grid",
     "intervals",
     "known_scores",

@@ -254,3 +254,22 @@ def reconstruct(model: Ensemble, images: NDArray[np.uint8], generator: torch.Gen
         mu, _ = model.encode(perturbed(model.likelihood, x, generator, model.dtype))
         pixels = model.likelihood.pixels(*model.decode(mu))
     return _to_uint8(pixels).reshape(len(model), *images.shape)
+
+
+@torch.no_grad()
+def latent_means(
+    model: Ensemble, images: NDArray[np.uint8], generator: torch.Generator, batch_size: int = 512
+) -> NDArray[np.float64]:
+    """Mean of q(z | x) for perturbed `images` (n, C, H, W): their place in the model's own feature space.
+
+    Returns:
+        float64 (E, n, Z).
+    """
+    model.train(False)
+    blocks = []
+    for start in range(0, len(images), batch_size):
+        x = torch.tensor(images[start : start + batch_size], device=model.device).flatten(1)
+        x = x.expand(len(model), -1, -1)  # (B, D) -> (E, B, D)
+        with products("float32", model.device):
+            blocks.append(model.encode(perturbed(model.likelihood, x, generator, model.dtype))[0])
+    return torch.cat(blocks, dim=1).double().cpu().numpy()

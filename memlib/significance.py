@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from memlib.memorization import Estimator, check_log_px, checked_arrays, exchanged, memorization
@@ -40,6 +40,41 @@ def interval(scores: xr.Dataset, level: float = 0.9, name: str = "M") -> tuple[x
     factor = stats.t.ppf((1 + level) / 2, repeats - 1) if repeats > 1 else math.nan
     reach = factor * scores[f"{name}_se"]
     return scores[name] - reach, scores[name] + reach
+
+
+def rank_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    r"""Spearman's rank correlation with its confidence interval.
+
+    The interval is that of Fisher's transformation, with the variance $(1 + r^2 / 2) / (n - 3)$. It is about
+    the images as a sample from many, not about the models.
+
+    Args:
+        a, b: (n,), n at least 4; NaN is refused, infinities rank last.
+        level: share of such intervals that are to hold the truth, between 0 and 1.
+
+    Returns:
+        The correlation and the ends of its interval; NaN where `a` or `b` is constant.
+
+    Raises:
+        ValueError: shapes, NaN or a level that are not as above.
+
+    Source: Bonett & Wright (2000), Psychometrika 65, 23-28.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.ndim != 1 or a.shape != b.shape or len(a) < 4 or np.isnan(a).any() or np.isnan(b).any():
+        raise ValueError(
+            f"a and b must be numbers (n,), n at least 4, without NaN, got {a.shape} and {b.shape}"
+        )
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; allowed: between 0 and 1")
+    if (a == a[0]).all() or (b == b[0]).all():
+        return math.nan, math.nan, math.nan
+    rank = round(float(stats.spearmanr(a, b).statistic), 12)  # exactly 1 for equal orders
+    reach = stats.norm.ppf((1 + level) / 2) * math.sqrt((1 + rank**2 / 2) / (len(a) - 3))
+    if abs(rank) == 1:
+        return rank, rank, rank
+    center = math.atanh(rank)
+    return rank, math.tanh(center - reach), math.tanh(center + reach)
 
 
 def null_mean(

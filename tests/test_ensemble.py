@@ -5,7 +5,7 @@ import pytest
 import torch
 from vaes import E, digits, models
 
-from memlib.ensemble import Ensemble, draws, flipped, perturbed, reconstruct, sample
+from memlib.ensemble import Ensemble, draws, flipped, latent_means, perturbed, reconstruct, sample
 from memlib.models import build_vae
 
 
@@ -24,6 +24,19 @@ def test_samples_and_reconstructions_are_images():
     assert len(np.unique(drawn[0].reshape(10, -1), axis=0)) == 10
     images = digits(6).expand(-1, 3, -1, -1).numpy()
     assert reconstruct(model, images, torch.Generator().manual_seed(0)).shape == (E, 6, 3, 32, 32)
+
+
+def test_latent_means_are_the_encoders_whatever_the_batch():
+    model = Ensemble.stack(models("mlp", "gaussian", 1, dtype=torch.float32)).train(False)
+    images = digits(5).numpy()
+    means = latent_means(model, images, torch.Generator().manual_seed(0))
+    assert means.shape == (E, 5, 4) and means.dtype == np.float64
+    x = torch.tensor(images).flatten(1).expand(E, -1, -1)
+    noise = torch.Generator().manual_seed(0)
+    expected, _ = model.encode(perturbed(model.likelihood, x, noise, torch.float32))
+    np.testing.assert_allclose(means, expected.detach().double().numpy())
+    parts = latent_means(model, images, torch.Generator().manual_seed(0), batch_size=2)
+    assert parts.shape == means.shape and np.corrcoef(parts.ravel(), means.ravel())[0, 1] > 0.9  # other noise
 
 
 def test_state_round_trip():

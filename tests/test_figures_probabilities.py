@@ -97,6 +97,20 @@ def test_ratio_by_score_draws_means_and_standard_errors():
     assert axes.get_xlabel() == "$M$ (nats)" and legend(axes) == ["not finite, left out: 1"]
 
 
+def test_ratio_by_score_draws_versions_side_by_side():
+    versions = {"as published": RHO + 1, "corrected": RHO}
+    axes = figures.ratio_by_score(M, versions, 2, -5, 15).axes[0]
+    assert legend(axes) == list(versions)
+    for shift, (drawn, rho) in zip(
+        (-0.3, 0.3), zip(axes.containers, versions.values(), strict=True), strict=True
+    ):
+        edges, mean, _, count = binned_mean(M, rho, 2, -5, 15)
+        expected = np.column_stack([edges[:-1] + 1 + shift, mean])[count > 0]
+        np.testing.assert_allclose(drawn[0].get_xydata(), expected)
+    with pytest.raises(ValueError, match="rho must have an entry"):
+        figures.ratio_by_score(M, {}, 2, -5, 15)
+
+
 def test_ratio_density_uses_common_bins_and_whole_groups():
     rho = np.append(RHO, [np.inf, np.nan])
     axes = figures.ratio_density(rho, np.append(HIGH, [True, False])).axes[0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import memlib.significance
 from memlib.memorization import fold_assignment, memorization
-from memlib.significance import interval, memorized, p_values
+from memlib.significance import interval, memorized, p_values, rank_correlation
 
 
 def folds(L, K, n, rng):
@@ -273,3 +273,45 @@ def test_a_stated_null_gives_the_uniform_distribution_of_a_test():
     assert scipy.stats.kstest(p, "uniform").pvalue > 1e-3
     shifted = p_values(planted(null(6, 5, 2000), np.arange(2000), 0.3)).values[0]
     assert scipy.stats.kstest(shifted, "uniform").pvalue < 1e-6
+
+
+def test_rank_correlation_of_equal_opposite_and_constant_orders():
+    a = np.arange(10.0)
+    assert rank_correlation(a, np.exp(a)) == (1, 1, 1)
+    assert rank_correlation(a, -a) == (-1, -1, -1)
+    assert all(map(math.isnan, rank_correlation(a, np.ones(10))))
+    assert rank_correlation(a, np.append(a[:-1], np.inf))[0] == 1  # infinity ranks last
+
+
+def test_rank_correlation_by_hand():
+    # rank differences 1, 1, 1, 1, 0: 1 - 6 * 4 / (5 * 24) = 0.8
+    rank, low, high = rank_correlation([1, 2, 3, 4, 5], [20, 10, 40, 30, 50])
+    assert rank == pytest.approx(0.8)
+    reach = 1.959964 * math.sqrt((1 + 0.32) / 2)
+    assert (low, high) == pytest.approx(
+        (math.tanh(math.atanh(0.8) - reach), math.tanh(math.atanh(0.8) + reach))
+    )
+
+
+def test_rank_correlation_intervals_hold_the_truth():
+    rng, correlation, hits = np.random.default_rng(0), 0.6, 0
+    truth = 6 / math.pi * math.asin(correlation / 2)  # of a normal pair
+    for _ in range(500):
+        pair = rng.multivariate_normal([0, 0], [[1, correlation], [correlation, 1]], size=80)
+        _, low, high = rank_correlation(*pair.T, level=0.9)
+        hits += low <= truth <= high
+    assert 0.86 <= hits / 500 <= 0.94
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "level", "message"),
+    [
+        ([1, 2, 3], [1, 2, 3], 0.9, "n at least 4"),
+        ([1, 2, 3, 4], [1, 2, 3, 4, 5], 0.9, r"got \(4,\) and \(5,\)"),
+        ([1, 2, 3, math.nan], [1, 2, 3, 4], 0.9, "without NaN"),
+        ([1, 2, 3, 4], [1, 2, 3, 4], 1.0, "level is 1.0; allowed: between 0 and 1"),
+    ],
+)
+def test_rank_correlation_refuses(a, b, level, message):
+    with pytest.raises(ValueError, match=message):
+        rank_correlation(a, b, level)

@@ -1,5 +1,7 @@
 """Figures of log probabilities and distances: the highly memorized observations against the regular ones."""
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,8 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from memlib.figures.style import (
     BLUE,
+    CURVES,
     WIDTH,
     YELLOW,
+    Curves,
     Floats,
     Images,
     bin_count,
@@ -138,27 +142,35 @@ def log_prob_proportions(log_px: ArrayLike, high: ArrayLike, edges: ArrayLike) -
 
 
 @styled
-def ratio_by_score(M: ArrayLike, rho: ArrayLike, width: float, low: float, high: float) -> Figure:
+def ratio_by_score(M: ArrayLike, rho: Curves, width: float, low: float, high: float) -> Figure:
     """Draw the mean distance ratio per bin of the score, with bars of 1.96 standard errors.
 
     Args:
         M: (n,), in nats.
-        rho: (n,), see `memlib.neighbors.distance_ratio`; left out and counted in the legend where not finite.
+        rho: (n,), see `memlib.neighbors.distance_ratio`; or label -> (n,) to draw several, side by side in
+            each bin. Left out and counted in the legend where not finite.
         width: of a bin, in nats, above 0.
         low: start of the first bin.
         high: end of the last bin, above `low`.
 
     Source: paper, figures 5a, 12a and 13a.
     """
-    edges, mean, sem, count = binned_mean(M, rho, width, low, high)
-    filled = count > 0
+    versions = dict(rho) if isinstance(rho, Mapping) else {"": rho}
+    require(len(versions) > 0, "rho must have an entry")
     figure, axes = plt.subplots(layout="constrained")
-    centers, error = (edges[:-1] + edges[1:]) / 2, 1.96 * sem
-    axes.errorbar(centers[filled], mean[filled], error[filled], fmt="o", color=BLUE, elinewidth=1.2)
     axes.axhline(1, color="#888888", ls="--", lw=1, zorder=0)
+    for k, (label, values) in enumerate(versions.items()):
+        edges, mean, sem, count = binned_mean(M, values, width, low, high)
+        filled = count > 0
+        beside = 0.3 * width * (k - (len(versions) - 1) / 2)
+        places, error = ((edges[:-1] + edges[1:]) / 2 + beside)[filled], 1.96 * sem[filled]
+        style = {"fmt": "os^"[k % 3], "color": CURVES[k % 3], "elinewidth": 1.2}
+        axes.errorbar(places, mean[filled], error, label=label or None, **style)
+        note_left_out(axes, np.isfinite(values))
     axes.set(xlabel="$M$ (nats)", ylabel=r"mean of $\rho$", xlim=(edges[0], edges[-1]))
     axes.grid(axis="y")
-    note_left_out(axes, np.isfinite(rho))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
     return figure
 
 

@@ -156,7 +156,7 @@ def score_density(M: Curves, quantile: float = 0.95, x_range: tuple[float, float
         label = f"{prefix}{quantile:g} quantile: {number(threshold)}"
         axes.axvline(threshold, color=color, ls="--", lw=1.4, label=label)
     axes.set(xlabel="$M$ (nats)", ylabel="density (1/nat)", xlim=x_range)
-    axes.legend()
+    axes.legend(frameon=True, framealpha=0.9, edgecolor="none")  # a quantile's line may pass behind
     return figure
 
 
@@ -173,5 +173,6 @@ def _epochs(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.grid(axis="y")
-    axes.legend()
+    crowded = len(axes.lines) > 2  # then any place inside may hide a curve
+    axes.legend(**({"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2} if crowded else {}))
     return figure

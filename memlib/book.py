@@ -5,8 +5,6 @@ together with the other files of `book/`; Jupyter Book compiles that. Pages too 
 executed from `published/book`.
 """
 
-import base64
-import copy
 import os
 import re
 import shutil
@@ -20,81 +18,24 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from memlib.pages import ANSI, HEADING, ROOT, Page, execute_pages, load_pages, page_source
+from memlib.experiment import EXPERIMENTS, variant
+from memlib.pages import ANSI, ROOT, Page, execute_pages, load_pages, page_source, read_yaml
+from memlib.score_file import publish_scores
+from memlib.staging import (
+    PaperFigure,
+    add_command,
+    add_notice,
+    defined_labels,
+    figure_table,
+    load_figures,
+    localize,
+    number_captions,
+    parameters_of,
+)
 
 
 class BuildError(RuntimeError):
     """The book could not be built; the message says why."""
-
-
-# Where MyST defines a label: a target, a labelled equation, an option of a directive.
-_DEFINITIONS = re.compile(
-    r"^(?P<target>\()(?P<a>[^()\s]+)(?=\)=\s*$)"
-    r"|(?P<equation>\$\$[ \t]*\()(?P<b>[^()\s]+)(?=\)[ \t]*$)"
-    r"|^(?P<option>:(?:name|label):[ \t]+)(?P<c>\S+)",
-    re.MULTILINE,
-)
-# Where it refers to one: {numref}`label`, {numref}`text <label>`, [text](#label).
-_ROLES = re.compile(r"(\{(?:numref|ref|eq|math:numref)\}`(?:[^`<]*<)?)([^`<>]+)(?=>?`)")
-_LINKS = re.compile(r"(\]\(#?)([^()\s]+)(?=\))")
-
-
-def localize(
-    notebook: NotebookNode,
-    page: Page,
-    labels: Collection[str] = (),
-    notebooks: Collection[str] = (),
-) -> NotebookNode:
-    """A template's notebook as one experiment's page: a copy with its title and labels unique in the book.
-
-    Labels that the notebook defines (targets, equations, figures in cell metadata) get the suffix
-    `-<experiment>` wherever they stand. All others stay as they are.
-
-    Args:
-        notebook: the executed notebook.
-        page: what it is to be; a chapter's page is copied unchanged.
-        labels: further labels to rename, those of the experiment's other pages.
-        notebooks: templates whose file names (`04-memorized.ipynb`) stand for the experiment's page.
-    """
-    notebook = copy.deepcopy(notebook)
-    if not page.experiment:
-        return notebook
-    own = {*defined_labels(notebook), *labels}
-
-    def suffix(match: re.Match[str]) -> str:
-        before, label = (g for g in match.groups() if g is not None)
-        return f"{before}{label}-{page.experiment}" if label in own else match[0]
-
-    def rename(text: str) -> str:
-        for pattern in (_DEFINITIONS, _ROLES, _LINKS):
-            text = pattern.sub(suffix, text)
-        for name in notebooks:
-            text = text.replace(f"{name}.ipynb", f"{name}-{page.experiment}.ipynb")
-        return text
-
-    titled = page.title is None
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = rename(cell.source)
-            if not titled and HEADING.search(cell.source):
-                cell.source = HEADING.sub(lambda _: f"# {page.title}", cell.source, count=1)
-                titled = True
-        elif figure := cell.metadata.get("mystnb", {}).get("figure"):
-            if figure.get("name") in own:
-                figure["name"] += f"-{page.experiment}"
-            figure["caption"] = rename(figure.get("caption", ""))
-    return notebook
-
-
-def defined_labels(notebook: NotebookNode) -> set[str]:
-    """The labels that a notebook's prose and its figures define."""
-    labels = set()
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            labels |= {m["a"] or m["b"] or m["c"] for m in _DEFINITIONS.finditer(cell.source)}
-        elif name := cell.metadata.get("mystnb", {}).get("figure", {}).get("name"):
-            labels.add(name)
-    return labels
 
 
 def _source(page: Page, root: Path) -> Path:
@@ -153,10 +94,18 @@ def stage(pages: Sequence[Page], root: str | Path = ROOT) -> Path:
     shutil.copytree(root / "book", target / "book", ignore=others)
     notebooks = {page.name: nbformat.read(_source(page, root), 4) for page in pages}
     templates = {page.notebook for page in pages if page.experiment}
+    figures = load_figures(root / "book", pages)
+    if figures:
+        table = figure_table(figures, pages, {page.name: _source(page, root) for page in pages})
+        (target / "book" / "paper-figures.md").write_text(table, "utf-8")
+    for page in pages:
+        number_captions(notebooks[page.name], page, figures, parameters_of(notebooks[page.name]))
     for page in pages:
         siblings = (p.name for p in pages if p.experiment == page.experiment)
         labels = set().union(*(defined_labels(notebooks[name]) for name in siblings))
         local = localize(notebooks[page.name], page, labels, templates)
+        add_notice(local, parameters_of(local))
+        add_command(local, page, parameters_of(local))
         nbformat.write(local, target / "book" / f"{page.name}.ipynb")
     return target
 
@@ -213,6 +162,33 @@ def toc_pages(root: str | Path = ROOT) -> list[str]:
     return files(yaml.safe_load((Path(root) / "_toc.yml").read_text("utf-8")))
 
 
+def check_figures(figures: Sequence[PaperFigure], pages: Sequence[Page], html: Path) -> None:
+    """Every figure of the paper is once in the book, with caption, alt text and a link from the first page.
+
+    Raises:
+        BuildError: naming the figures that are not.
+    """
+    index = (html / "book" / "index.html").read_text("utf-8")
+    texts = {page.name: (html / "book" / f"{page.name}.html").read_text("utf-8") for page in pages}
+    suffixes = {page.name: f"-{page.experiment}" if page.experiment else "" for page in pages}
+    wrong = []
+    for figure in figures:
+        for name, part in figure.parts.items():
+            label, called = f"{name}{suffixes[figure.page]}", f"igure {figure.number}{part} of the paper"
+            drawn = re.search(rf'<figure[^>]*id="{label}".*?</figure>', texts[figure.page], re.DOTALL)
+            whole = drawn and called in drawn[0] and re.search(r'<img[^>]*alt="[^"]+"', drawn[0])
+            times = sum(
+                len(re.findall(rf"<figcaption(?:(?!</figcaption>).)*{called}", t, re.DOTALL))
+                for t in texts.values()
+            )
+            if not whole or times != 1 or f"{figure.page}.html#{label}" not in index:
+                wrong.append(f"{figure.number}{part} ({figure.page}, {name})")
+    if wrong:
+        raise BuildError(
+            f"figures of the paper without caption, alt text or link, or not once: {', '.join(wrong)}"
+        )
+
+
 def _link_sources(pages: Sequence[Page], html: Path) -> None:
     """Point the Binder, Colab and GitHub links of a template's page to its notebook, which is there."""
     for page in pages:
@@ -253,11 +229,14 @@ def build_book(
         _publish([page for page in chosen if page.name not in failed], root, folder)
     if failed:
         raise BuildError(f"{len(failed)} of {len(chosen)} pages failed: {', '.join(failed)}")
+    if size == "published":
+        _publish_runs(chosen, root)
     if only or size == "published":
         return None
     stage(pages, root)
     index = build_html(root)
     _link_sources(pages, index.parent)
+    check_figures(load_figures(root / "book", pages), pages, index.parent)
     return index
 
 
@@ -270,15 +249,24 @@ def _publish(pages: Sequence[Page], root: Path, folder: str) -> None:
         shutil.copyfile(executed, part)
         part.replace(target / f"{page.name}.ipynb")
         if image := _figure(nbformat.read(executed, 4), "fig-extremes"):
-            (root / "published" / f"extremes-{page.experiment}.png").write_bytes(image)
+            (root / "published" / f"extremes-{page.experiment}.svg").write_text(image, "utf-8")
 
 
-def _figure(notebook: NotebookNode, name: str) -> bytes | None:
-    """The picture of the code cell whose figure has that name."""
+def _publish_runs(pages: Sequence[Page], root: Path) -> None:
+    """Put scores and record of each experiment that pages show at its own settings into published/scores/."""
+    settings = read_yaml(root / "book" / "params" / "published.yaml", experiments=dict, chapters=dict)
+    for name, given in settings["experiments"].items():
+        fields = {"experiment": name, **(given or {})}
+        if fields["experiment"] in EXPERIMENTS and any(page.parameters == fields for page in pages):
+            shown = fields.pop("experiment")
+            fields.pop("in_place_of", None)
+            publish_scores(name, variant(shown, **fields), root / "published" / "scores")
+
+
+def _figure(notebook: NotebookNode, name: str) -> str | None:
+    """The picture of the code cell whose figure has that name, as SVG."""
     for cell in notebook.cells:
         if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == name:
-            pictures = [
-                o.data["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})
-            ]
-            return base64.b64decode(pictures[-1]) if pictures else None
+            pictures = [o.data["image/svg+xml"] for o in cell.outputs if "image/svg+xml" in o.get("data", {})]
+            return pictures[-1] if pictures else None
     return None

@@ -1,7 +1,6 @@
 """What a chapter calls: the check of its parameters, the table of what was run, the record of its numbers."""
 
 import ast
-import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,8 +15,8 @@ import xarray as xr
 from memlib.data import check_known
 from memlib.experiment import EXPERIMENTS
 from memlib.memorization import least_observations
+from memlib.paper import REPORTED, settings
 
-PAPER_IMAGES = {"mnist": 60_000, "cifar10": 50_000, "celeba": 162_770}  # training images in the paper
 FEWEST_IMAGES = least_observations(0.95)  # chapters call the top 5 % of the images highly memorized
 _TYPES = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 _RECORD = "application/papermill.record/text/plain"
@@ -103,12 +102,11 @@ def describe(result: xr.Dataset) -> pd.DataFrame:
     versions = {f"memlib {run['memlib']}, torch {run['torch'].partition('+')[0]}" for run in runs}
     here["versions"] = "; ".join(sorted(versions))
     table = {"this page": here}
-    for paper in EXPERIMENTS.values():
-        same = (paper.images, paper.learning_rate) == (request["images"], request["learning_rate"])
-        if same and paper.images in PAPER_IMAGES:
-            n = PAPER_IMAGES[paper.images]
-            as_published = dataclasses.asdict(paper) | {"noise": "paper"}
-            table["paper"] = rows(as_published, n, paper.repeats, paper.folds)
+    for name, reported in REPORTED.items():
+        asked = EXPERIMENTS[name]
+        if (asked.images, asked.learning_rate) == (request["images"], request["learning_rate"]):
+            paper = settings(name)
+            table["paper"] = rows(paper, reported.num_images, paper["repeats"], paper["folds"])
             table["paper"]["device"] = "GTX 1660 SUPER; all experiments about 200 hours"
     return pd.DataFrame(table).fillna("")
 
@@ -160,6 +158,15 @@ def _shell() -> Any:
     return ipython.get_ipython() if ipython else None
 
 
+def _prepare_display() -> None:
+    """Let a chapter keep its figures as SVG, sharp at any size, and show the cells of its tables whole."""
+    if _shell() is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg")
+        pd.set_option("display.max_colwidth", None)
+
+
 def _history() -> Iterable[str]:
     shell = _shell()
     return shell.user_ns.get("In", []) if shell is not None else []
@@ -207,8 +214,13 @@ def check_values(declared: Mapping[str, str], given: Mapping[str, Any], where: s
         if types and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
             kind = type(value).__name__
             raise ValueError(f"{where}: {name} is {value!r} ({kind}); allowed: {declared[name]}")
+    if given.get("in_place_of"):
+        check_known("experiment", given["in_place_of"], EXPERIMENTS, f"{where}, in_place_of: ")
     if 0 < given.get("num_images", 0) < FEWEST_IMAGES:
         raise ValueError(
             f"{where}: num_images is {given['num_images']}; allowed: 0 for all, or at least {FEWEST_IMAGES}, "
             "of which one is in the top 5 %"
         )
+
+
+_prepare_display()

@@ -59,10 +59,10 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
     """
     check_known("size", size, SIZES)
     book_dir = Path(book_dir)
-    listed = _read_yaml(book_dir / "params" / "pages.yaml", chapters=list, templates=list, experiments=dict)
+    listed = read_yaml(book_dir / "params" / "pages.yaml", chapters=list, templates=list, experiments=dict)
     templates = dict(_template(entry, listed["experiments"]) for entry in listed["templates"])
     file = book_dir / "params" / f"{size}.yaml"
-    settings = _read_yaml(file, experiments=dict, chapters=dict)
+    settings = read_yaml(file, experiments=dict, chapters=dict)
     experiments, chapters = settings["experiments"], settings["chapters"]
     for kind, given, known in (
         ("chapter", chapters, (*listed["chapters"], *templates)),
@@ -73,13 +73,15 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
         for name, parameters in given.items():
             given[name] = _checked(file, name, parameters, dict)
 
-    pages = []
+    pages, elsewhere = [], _published_chapters(book_dir)
     for notebook in (*templates, *listed["chapters"]):
         source = _read(book_dir / f"{notebook}.ipynb")
-        declared = next((declared_parameters(c.source) for c in source.cells if _is_parameters(c)), {})
+        declared = declared_by(source)
         of_chapter = chapters.get(notebook, {})
         if notebook in listed["chapters"]:
-            candidates = {notebook: (None, of_chapter)} if size != "published" else {}
+            here = notebook in chapters or not (size == "published" or notebook in elsewhere)
+            wanted = here or size != "published"
+            candidates = {notebook: (None, of_chapter if here else None)} if wanted else {}
         else:
             candidates = {
                 f"{notebook}-{name}": (
@@ -93,6 +95,12 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
             check_values(declared, parameters or {}, f"{file.name}, page {name}")
             pages.append(Page(name, notebook, title, parameters))
     return pages
+
+
+def _published_chapters(book_dir: Path) -> set[str]:
+    """Chapters that come executed from published/ at sizes that have no parameters for them."""
+    file = book_dir / "params" / "published.yaml"
+    return set(read_yaml(file, experiments=dict, chapters=dict)["chapters"]) if file.exists() else set()
 
 
 def _template(entry: Any, experiments: dict[str, str]) -> tuple[str, dict[str, str]]:
@@ -109,8 +117,13 @@ def _template(entry: Any, experiments: dict[str, str]) -> tuple[str, dict[str, s
     return notebook, {name: experiments[name] for name in only}
 
 
-def _read_yaml(file: Path, **sections: type) -> dict[str, Any]:
-    """The sections of a file, each of its type and empty where the file has nothing for it."""
+def read_yaml(file: Path, **sections: type) -> dict[str, Any]:
+    """The sections of a file of params/, each of its type and empty where the file has nothing for it.
+
+    Raises:
+        ValueError: no valid YAML, another section, or one of another type; named with the file.
+        FileNotFoundError: no such file.
+    """
     try:
         text = file.read_text("utf-8")
     except FileNotFoundError:
@@ -153,8 +166,11 @@ def _titled(heading: str, experiment: str) -> str:
     return f"{heading} ({experiment})" if heading.endswith("?") else f"{heading}: {experiment}"
 
 
-def _is_parameters(cell: NotebookNode) -> bool:
-    return cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])
+def declared_by(notebook: NotebookNode) -> dict[str, str]:
+    """Name -> annotation of the parameters that a notebook declares."""
+    code = (cell for cell in notebook.cells if cell.cell_type == "code")
+    tagged = (cell for cell in code if "parameters" in cell.metadata.get("tags", []))
+    return next((declared_parameters(cell.source) for cell in tagged), {})
 
 
 def _read(path: Path) -> NotebookNode:

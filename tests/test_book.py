@@ -1,7 +1,6 @@
 """Staging and compilation of the book, and the sources of its chapters."""
 
 import ast
-import json
 import re
 import shutil
 import subprocess
@@ -11,44 +10,15 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from tinybook import CHECK, notebook, write_book, write_params
 
 from memlib import book, pages
-from memlib.book import Page
 from memlib.chapter import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
-
-
-def test_localize_renames_own_labels_and_their_references():
-    source = notebook(title="Score")
-    source.cells.append(
-        new_markdown_cell(
-            "(sec-a)=\n## Part\n\n$$ a = b $$ (eq-a)\n\n```{figure} x.png\n:name: fig-x\n```\n"
-            "{numref}`fig-a` {numref}`Fig. %s <fig-x>` {eq}`eq-a` {ref}`text <sec-a>` "
-            "[link](#sec-a) [file](other.ipynb)\n"
-            "{numref}`fig-sibling` {numref}`fig-elsewhere` {eq}`eq-a-b` {cite:p}`fig-a` `fig-a` fig-a"
-        )
-    )
-    figure = {"name": "fig-a", "caption": "As {eq}`eq-a`, {eq}`eq-other`."}
-    source.cells.append(new_code_cell("x = 'fig-a'", metadata={"mystnb": {"figure": figure}}))
-    before = json.dumps(source)
-    page = Page("score-one", "score", "Score: the first", {})
-    local = book.localize(source, page, ["fig-sibling"], ["other"])
-    assert local.cells[0].source == "# Score: the first"
-    assert local.cells[2].source == (
-        "(sec-a-one)=\n## Part\n\n$$ a = b $$ (eq-a-one)\n\n```{figure} x.png\n:name: fig-x-one\n```\n"
-        "{numref}`fig-a-one` {numref}`Fig. %s <fig-x-one>` {eq}`eq-a-one` {ref}`text <sec-a-one>` "
-        "[link](#sec-a-one) [file](other-one.ipynb)\n"
-        "{numref}`fig-sibling-one` {numref}`fig-elsewhere` {eq}`eq-a-b` {cite:p}`fig-a` `fig-a` fig-a"
-    )
-    renamed = local.cells[3].metadata.mystnb.figure
-    assert renamed == {"name": "fig-a-one", "caption": "As {eq}`eq-a-one`, {eq}`eq-other`."}
-    assert local.cells[3].source == "x = 'fig-a'"
-    assert json.dumps(source) == before
-    assert book.localize(source, Page("score", "score", None, {})) == source
 
 
 TOC = """
@@ -69,12 +39,18 @@ def test_book_is_built_and_warnings_are_errors(tmp_path, capsys):
     score.cells.append(
         new_code_cell("import numpy as np\nrecord(median=np.float64(4.25), name=experiment, count=3)")
     )
+    rows = "table_run='a run', table_paper='4', table_here='5', table_verdict='holds'"
+    score.cells.append(new_code_cell(f"record({rows})"))
     index = notebook("1", title="Book")
     index.cells.append(
         new_markdown_cell("It is {glue:text}`score-one.ipynb::median:.1f`, see {numref}`fig-a-one`.")
     )
+    index.cells.append(new_markdown_cell("```{include} paper-figures.md\n```"))
     write_book(tmp_path, index=index, score=score)
     write_params(tmp_path, experiments={"one": {"epochs": 9}})
+    listed = [{"number": 7, "subject": "A line", "page": "score-one", "parts": {"fig-a": "b"}}]
+    figures = tmp_path / "book" / "params" / "figures.yaml"
+    figures.write_text(yaml.safe_dump({"figures": listed}))
     shutil.copytree(ROOT / "book" / "_static", tmp_path / "book" / "_static")
     shutil.copy(ROOT / "book" / "references.bib", tmp_path / "book")
     shutil.copy(ROOT / "_config.yml", tmp_path)
@@ -82,16 +58,20 @@ def test_book_is_built_and_warnings_are_errors(tmp_path, capsys):
     write_params(tmp_path, "published", experiments={"two": {}})
     assert book.build_book("published", tmp_path) is None
     assert [p.name for p in (tmp_path / "published" / "book").iterdir()] == ["score-two.ipynb"]
-    assert (tmp_path / "published" / "extremes-two.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "published" / "extremes-two.svg").read_text()
 
     first = book.build_book("quick", tmp_path)
     assert first == tmp_path / "_build" / "html" / "index.html"
     records = read_records(tmp_path / "_build" / "executed" / "book" / "score-one.ipynb")
-    assert records == {"median": 4.25, "name": "one", "count": 3}
+    assert {k: records[k] for k in ("median", "name", "count")} == {"median": 4.25, "name": "one", "count": 3}
     html = (first.parent / "book" / "index.html").read_text()
     assert re.search(r'pasted-text">4\.2<', html) and "score-one.html#fig-a-one" in html
     page = (first.parent / "book" / "score-one.html").read_text()
     assert "Score: the first" in page and 'alt="A line."' in page
+    assert "A line. Figure 7b of the paper." in page
+    assert re.search(r'<img alt="A line\." src="[^"]+\.svg"', page)
+    assert "papermill book/score.ipynb out.ipynb -p experiment one -p epochs 9" in re.sub("<[^>]*>", "", page)
+    assert "A line</p>" in html and "holds" in html
     assert "/main/book/score.ipynb" in page and "/main/book/score-one.ipynb" not in page
 
     capsys.readouterr()
@@ -225,3 +205,8 @@ def test_chapter_source(path):
     assert "check_parameters(" in code[1].source
     inspected = papermill.inspect_notebook(str(path))
     assert inspected and all(parameter["help"] for parameter in inspected.values())
+
+
+def test_what_is_published_stays_small():
+    sizes = {path: path.stat().st_size for path in (ROOT / "published").rglob("*") if path.is_file()}
+    assert sum(sizes.values()) < 40e6

@@ -3,9 +3,11 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
+from PIL import Image
 
 from memlib.chapter import read_records
 
@@ -41,6 +43,14 @@ def execute(chapter, tmp_path, **parameters):
         ("13-uncertainty", {"rate": 1.0}, "rate is 1.0; allowed: between 0 and 1"),
         ("14-how-many", {"repeats": 3}, "repeats is 3; allowed: 4 or more"),
         ("15-planted", {"ordinary": 5000}, "originals are asked for; allowed: at most the 1500 images given"),
+        ("17-learning-rates", {"other": "digit"}, "unknown experiment 'digit' (did you mean digits-lr"),
+        (
+            "17-learning-rates",
+            {"other": "patches"},
+            "other is patches; allowed: digits-lr3 at a smaller learning rate",
+        ),
+        ("17-learning-rates", {"other": "digits-lr3"}, "other is digits-lr3; allowed"),
+        ("18-correction", {"in_place_of": "celebs"}, "in_place_of: unknown experiment 'celebs'"),
         ("09-precision", {"folds": 1}, "folds is 1; allowed: 2 or more"),
     ],
 )
@@ -58,7 +68,42 @@ def test_a_chapter_runs_with_other_parameters(tmp_path):
     assert records["lowest"] <= records["median"] <= records["q95"] <= records["highest"]
 
 
-@pytest.mark.parametrize("chapter", ["04-memorized", "05-training", "06-outliers", "07-neighbors"])
+@pytest.mark.parametrize(
+    "chapter", ["04-memorized", "05-training", "06-outliers", "07-neighbors", "18-correction"]
+)
 def test_a_page_of_real_mnist_executes(tmp_path, mnist_root, monkeypatch, chapter):
     monkeypatch.setenv("MEMLIB_DATA", str(mnist_root))
     assert execute(chapter, tmp_path, experiment="mnist-lr3", num_images=60, repeats=2)
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """A data folder with a CelebA of flat faces, each of another color."""
+    root = tmp_path_factory.mktemp("data")
+    folder = root / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    rng, lines = np.random.default_rng(0), []
+    for number in range(40):
+        color = tuple(int(level) for level in rng.integers(0, 256, 3))
+        Image.new("RGB", (178, 218), color).save(folder / f"{number:06}.jpg")
+        lines.append(f"{number:06}.jpg {int(number >= 30)}")
+    (root / "celeba" / "list_eval_partition.txt").write_text("\n".join(lines))
+    return root
+
+
+@pytest.mark.parametrize("chapter", ["04-memorized", "06-outliers", "07-neighbors"])
+def test_a_copy_of_celeba_gets_the_papers_pages(tmp_path, faces, monkeypatch, chapter):
+    monkeypatch.setenv("MEMLIB_DATA", str(faces))
+    records = execute(
+        chapter, tmp_path, experiment="celeba", epochs=1, repeats=2, num_images=30, num_samples=2
+    )
+    assert records["table_run"].startswith("celeba, 30 images") and "30 of 162770" in records["table_run"]
+    assert records["table_verdict"].startswith("reduced run: ")
+
+
+def test_a_stand_in_is_named(tmp_path):
+    small = {"epochs": 1, "repeats": 2, "num_images": 30, "num_samples": 2}
+    records = execute("04-memorized", tmp_path, experiment="patches", in_place_of="celeba", **small)
+    assert records["table_run"].startswith("patches, 30 images")
+    assert records["table_verdict"] == "not compared: another data set, celeba is not here"
+    assert "median 60 nats" in records["table_paper"] and records["compared_with"] == "celeba"

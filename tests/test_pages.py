@@ -33,6 +33,18 @@ def test_pages_of_a_size(tmp_path):
     assert published == [Page("score-two", "score", "Score: second", {"experiment": "two"})]
 
 
+def test_a_chapter_of_published_yaml_comes_executed_from_there(tmp_path):
+    write_book(tmp_path, index=notebook(), score=notebook())
+    write_params(tmp_path, "published", chapters={"index": {"rate": 0.5}})
+    write_params(tmp_path)
+    pages = {page.name: page for page in book.load_pages("quick", tmp_path / "book")}
+    assert pages["index"] == Page("index", "index", None, None)
+    assert book.load_pages("published", tmp_path / "book") == [Page("index", "index", None, {"rate": 0.5})]
+    write_params(tmp_path, "laptop", chapters={"index": {"rate": 0.25}})
+    pages = {page.name: page for page in book.load_pages("laptop", tmp_path / "book")}
+    assert pages["index"].parameters == {"rate": 0.25}
+
+
 def write_templates(root, *templates):
     """Templates for the book of `write_params`, in pages.yaml."""
     file = root / "book" / "params" / "pages.yaml"

@@ -1,0 +1,178 @@
+"""The paper's numbers and how runs are compared with them."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from memlib import EXPERIMENTS, figures, paper
+
+
+def result_of(experiment: str, n: int, L: int, K: int, **request) -> xr.Dataset:
+    """As much of a result as comparisons read."""
+    fields = paper.settings(experiment) if experiment in paper.REPORTED else {}
+    asked = {
+        "images": EXPERIMENTS[experiment].images,
+        "epochs": 1,
+        "num_samples": 2,
+        "width": 32,
+        "noise": "paired",
+    }
+    attrs = {"request": json.dumps(asked | fields | request)}
+    return xr.Dataset({"log_px": (("observation", "repeat", "fold"), np.zeros((n, L, K)))}, attrs=attrs)
+
+
+def test_bins_are_those_of_the_figures():
+    np.testing.assert_array_equal(paper.bins("mnist-lr3", "log_p"), np.arange(-150, -29, 10))
+    np.testing.assert_array_equal(paper.bins("mnist-lr4", "log_p"), np.arange(-160, -29, 10))
+    np.testing.assert_array_equal(paper.bins("celeba", "log_p"), np.arange(-17_000, -10_999, 500))
+    np.testing.assert_array_equal(paper.bins("mnist-lr4", "scores"), np.append(np.arange(-15, 60, 2), 61))
+    assert paper.bins("celeba", "scores")[[0, -1]].tolist() == [-550, 3200]
+    assert paper.bins("cifar10", "log_p") is None and paper.bins("digits-lr3", "scores") is None
+
+
+def test_unknown_bins():
+    with pytest.raises(ValueError, match=r"unknown experiment 'mnist' .did you mean mnist-lr"):
+        paper.bins("mnist", "log_p")
+    with pytest.raises(ValueError, match="unknown kind of bins 'M'; allowed: log_p, scores"):
+        paper.bins("mnist-lr3", "M")
+
+
+def test_the_papers_own_settings_are_no_reduction():
+    assert paper.reductions("mnist-lr3", result_of("mnist-lr3", 60_000, 10, 10)) == []
+    smaller = result_of("mnist-lr3", 6000, 2, 5, epochs=25, num_samples=64)
+    assert paper.reductions("mnist-lr3", smaller) == [
+        "6000 of 60000 images",
+        "10 of 100 models",
+        "25 of 100 epochs",
+        "64 of 256 importance samples",
+    ]
+    assert paper.reductions("digits-lr3", result_of("digits-lr3", 100, 2, 3)) == []
+
+
+def test_settings_are_of_the_papers_data():
+    assert paper.settings("cifar10-jpeg") == paper.settings("cifar10")
+    assert paper.settings("cifar10")["images"] == "cifar10" and paper.settings("celeba")["noise"] == "paper"
+    with pytest.raises(ValueError, match="unknown experiment of the paper 'digits-lr3'"):
+        paper.settings("digits-lr3")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "M", "verdict"),
+    [
+        (
+            "mnist-lr3",
+            [-18, 4.4, 200],
+            "median within 0.3 nats, lowest of the same order, highest of the same order",
+        ),
+        (
+            "mnist-lr3",
+            [-400, 4.8, 190],
+            "median 0.4 nats above, lowest 22 times the paper's, highest of the same order",
+        ),
+        (
+            "mnist-lr4",
+            [-5, 2.5, 20],
+            "median 1.0 nats below, lowest of the same order, highest 0.25 times the paper's",
+        ),
+        (
+            "celeba",
+            [-450, 65.9, 6500],
+            "median within 6 nats, lowest of the same order, highest of the same order",
+        ),
+        ("cifar10", [1, 2, 3], "no numbers to compare"),
+        ("digits-lr3", [1, 2, 3], "not one of the paper's experiments"),
+    ],
+)
+def test_extremes(experiment, M, verdict):
+    row = paper.extremes(experiment, M)
+    assert row["verdict"] == verdict
+    assert row["here"].startswith("M from ") and row["here"].endswith(f"median {M[1]:.1f} nats")
+
+
+def test_extremes_quote_the_paper():
+    assert paper.extremes("mnist-lr3", [0.0, 1, 2])["paper"] == "M from -18 to 200, median 4.4 nats"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "verdict"),
+    [
+        ((0.01, -0.02, 0.04, 0), "holds: no relation, or a weak one"),
+        ((-0.05, -0.08, -0.02, 0), "holds: no relation, or a weak one"),
+        ((0.15, -0.05, 0.35, 0), "undecided at this size"),
+        ((0.09, 0.02, 0.16, 0), "undecided at this size"),
+        ((-0.3, -0.55, -0.05, 0), "undecided at this size"),
+        ((0.2, 0.18, 0.22, 0.01), "does not hold: the ratio rises with M, and not by noise"),
+        ((0.2, 0.18, 0.22, -0.1), "does not hold: the ratio rises with M, and not by noise"),
+        ((0.2, 0.18, 0.22, 0.05), "does not hold: the ratio rises with M, in part by noise"),
+        ((-0.3, -0.4, -0.2, -0.25), "does not hold: the ratio falls with M, most of it is noise"),
+    ],
+)
+def test_neighbors(numbers, verdict):
+    row = paper.neighbors(*numbers, published=0.003, found=0.07)
+    assert row["verdict"] == verdict and "0.00 as published" in row["here"] and "hold 7%" in row["here"]
+
+
+def test_outliers():
+    assert paper.outliers(0.2, 0.1, 0.3)["verdict"] == "holds"
+    assert "20% are among the 5 % least probable (10% where" in paper.outliers(0.2, 0.1, 0.3)["here"]
+    assert paper.outliers(0.5, 0.1, 0.1)["verdict"].startswith("does not hold")
+
+
+SURE, NOT_SURE, OPPOSITE = (1.0, 0.1), (0.1, 0.1), (-1.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("growth", "less", "verdict"),
+    [
+        ((SURE, SURE), SURE, "holds"),
+        ((SURE, NOT_SURE), SURE, "undecided at this size: growth at the smaller rate"),
+        ((SURE, SURE), (1.0, np.nan), "undecided at this size: less at the smaller rate"),
+        ((OPPOSITE, NOT_SURE), SURE, "does not hold: the opposite of growth at the larger rate"),
+        ((SURE, SURE), OPPOSITE, "does not hold: the opposite of less at the smaller rate"),
+    ],
+)
+def test_training(growth, less, verdict):
+    row = paper.training(growth, less, (12.0, 5.0))
+    assert row["verdict"] == verdict and row["here"].endswith("0.95 quantiles of M 12.0 and 5.0 nats")
+
+
+def test_score_bins_are_the_papers_or_hold_the_middle_of_the_scores():
+    assert paper.score_bins("mnist-lr3", [0.0, 1.0]) == (2, -20, 130)
+    M = np.arange(1001.0)
+    width, low, high = paper.score_bins("digits-lr3", M)
+    assert (low, high) == pytest.approx((5, 995)) and width == pytest.approx(990 / 25)
+
+
+def test_rows_name_the_run_and_what_it_lacks():
+    texts = {"paper": "p", "here": "h", "verdict": "v"}
+    whole = paper.table_row("mnist-lr3", result_of("mnist-lr3", 60_000, 10, 10), **texts)
+    assert whole == {
+        "table_run": "mnist, 60000 images, 10 x 10 models, 100 epochs, S = 256",
+        "table_paper": "p",
+        "table_here": "h",
+        "table_verdict": "v",
+        "compared": "v",
+        "differences": "nothing",
+    }
+    reduced = paper.table_row("mnist-lr3", result_of("mnist-lr3", 600, 10, 10, noise="paired"), **texts)
+    assert reduced["table_run"].endswith("(600 of 60000 images, shared noise)")
+    assert reduced["table_verdict"] == "reduced run: v" and reduced["compared"] == "v"
+    lossy = paper.table_row(
+        "cifar10-jpeg", result_of("cifar10-jpeg", 50_000, 10, 10, images="cifar10-jpeg"), **texts
+    )
+    assert lossy["differences"] == "cifar10-jpeg instead of cifar10" and lossy["table_verdict"] == "v"
+
+
+def test_a_stand_in_is_not_compared():
+    texts = {"paper": "p", "here": "h", "verdict": "v"}
+    row = paper.table_row("patches", result_of("patches", 9, 2, 2), **texts, in_place_of="celeba")
+    assert row["table_run"].startswith("patches, 9 images")
+    assert row["table_verdict"] == "not compared: another data set, celeba is not here"
+
+
+def test_the_papers_bins_fit_the_figures():
+    edges = paper.bins("mnist-lr3", "log_p")
+    axes = figures.log_prob_proportions([-200.0, -100, 0], np.array([True, False, True]), edges).axes[0]
+    assert len(axes.containers[0]) == len(edges) + 1

@@ -103,7 +103,7 @@ def stage(pages: Sequence[Page], root: str | Path = ROOT) -> Path:
     for page in pages:
         siblings = (p.name for p in pages if p.experiment == page.experiment)
         labels = set().union(*(defined_labels(notebooks[name]) for name in siblings))
-        local = localize(notebooks[page.name], page, labels, templates)
+        local = localize(notebooks[page.name], page, labels, templates, notebooks)
         add_notice(local, parameters_of(local))
         add_command(local, page, parameters_of(local))
         nbformat.write(local, target / "book" / f"{page.name}.ipynb")

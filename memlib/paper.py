@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from memlib.data import check_known
 from memlib.experiment import EXPERIMENTS
@@ -190,33 +191,40 @@ def extremes(experiment: str, M: ArrayLike) -> dict[str, str]:
 def outliers(in_lowest: float, null: float, upper_half: float) -> dict[str, str]:
     """The rows for the claim that memorized images are not only the improbable ones.
 
-    It holds where fewer than half of the highly memorized images are among the 5 % least probable.
+    It holds where fewer than half of the highly memorized images are among the 5 % least probable, outliers.
 
     Args:
         in_lowest: share of the highly memorized images among the 5 % least probable, 0..1.
         null: the same where nothing is memorized.
         upper_half: share of them with a log-probability above the median, 0..1.
     """
+    verdict = (
+        f"{'holds' if in_lowest < 0.5 else 'does not hold'}: {in_lowest:.0%} are outliers, by chance 5 %"
+    )
     return {
         "paper": OUTLIERS_CLAIM,
         "here": f"of the highly memorized {in_lowest:.0%} are among the 5 % least probable ({null:.0%} where "
         f"nothing is memorized), {upper_half:.0%} above the median",
-        "verdict": "holds" if in_lowest < 0.5 else "does not hold: at least half are outliers",
+        "verdict": verdict if np.isfinite(in_lowest) else "undecided at this size",
     }
 
 
-def training(growth: Sequence[Estimate], less: Estimate, q95: tuple[float, float]) -> dict[str, str]:
+def training(
+    growth: Sequence[Estimate], less: Estimate, q95: tuple[float, float], repeats: int
+) -> dict[str, str]:
     """The rows for the claims about training at two learning rates.
 
-    Differences within two standard errors decide nothing.
+    A difference whose 95 % interval, by Student's t over the repeats, holds zero decides nothing.
 
     Args:
         growth: growth of the mean gap from the first evaluated epoch to the last, at the larger and at the
             smaller rate, each with its standard error over repeats, in nats.
         less: mean gap at the end, at the larger rate minus at the smaller, with its standard error.
         q95: 0.95 quantile of M at the end, at the larger and at the smaller rate, in nats.
+        repeats: behind the standard errors.
     """
-    found = [_sign(*estimate) for estimate in (*growth, less)]
+    reach = stats.t.ppf(0.975, repeats - 1) if repeats > 1 else np.inf
+    found = [np.sign(mean) if abs(mean) > reach * error else 0 for mean, error in (*growth, less)]
     names = ("growth at the larger rate", "growth at the smaller rate", "less at the smaller rate")
     wrong = [name for name, sign in zip(names, found, strict=True) if sign < 0]
     open_ = [name for name, sign in zip(names, found, strict=True) if sign == 0]
@@ -235,45 +243,37 @@ def training(growth: Sequence[Estimate], less: Estimate, q95: tuple[float, float
 
 
 def neighbors(
-    rank: float, low: float, high: float, null: float, published: float, found: float
+    matched: tuple[float, float, float], rank: float, null: float, published: float, found: float
 ) -> dict[str, str]:
     """The rows for the claim that nearest neighbors do not see memorization.
 
     Args:
-        rank: rank correlation of M with the corrected distance ratio.
-        low, high: ends of its interval.
-        null: the rank correlation with the scores of a run in which nothing is memorized.
-        published: the rank correlation with the ratio as the published code computes it.
+        matched: rank correlation of the matched M with the corrected distance ratio, and the ends of its
+            interval. It decides: the bias of the paper's M goes with the distances too.
+        rank: the same of the paper's M.
+        null: of the paper's M in a run in which nothing is memorized.
+        published: of the paper's M with the ratio as the published code computes it.
         found: share of the highly memorized images among the 5 % with the largest ratio, 0..1.
     """
+    center, low, high = matched
     return {
         "paper": NEIGHBORS_CLAIM,
-        "here": f"rank correlation {rank:.2f} ({low:.2f} to {high:.2f}), {null:.2f} where nothing is "
-        f"memorized, {published:.2f} as published; the 5 % largest ratios hold {found:.0%} of the highly "
-        "memorized",
-        "verdict": neighbors_verdict(rank, low, high, null),
+        "here": f"rank correlation with matched M {center:.2f} ({low:.2f} to {high:.2f}); with M {rank:.2f}, "
+        f"{null:.2f} where nothing is memorized, {published:.2f} as published; the 5 % largest ratios hold "
+        f"{found:.0%} of the highly memorized",
+        "verdict": neighbors_verdict(*matched),
     }
 
 
-def neighbors_verdict(rank: float, low: float, high: float, null: float) -> str:
-    """Whether "no relation" holds: a rank correlation whose interval is within `WEAK` of zero.
-
-    Where there is a relation, how much of it is left without memorization tells how much of it is noise.
-
-    Args:
-        rank: rank correlation of M with the corrected distance ratio.
-        low, high: ends of its interval.
-        null: the rank correlation with the scores of a run in which nothing is memorized.
-    """
+def neighbors_verdict(rank: float, low: float, high: float) -> str:
+    """Whether "no relation" holds: a rank correlation whose interval is within `WEAK` of zero."""
+    if not np.isfinite([rank, low, high]).all():
+        return "undecided at this size"
     if -WEAK < low and high < WEAK:
         return "holds: no relation, or a weak one"
     if low <= WEAK and high >= -WEAK:
-        return "undecided at this size"
-    share = null / rank
-    noise = (
-        "most of it is noise" if share > 0.5 else "in part by noise" if share > 0.1 else "and not by noise"
-    )
-    return f"does not hold: the ratio {'rises' if rank > 0 else 'falls'} with M, {noise}"
+        return "undecided: between a weak relation and a clear one"
+    return f"does not hold: the ratio {'rises' if rank > 0 else 'falls'} with memorization"
 
 
 def settings(experiment: str) -> dict[str, Any]:
@@ -281,11 +281,6 @@ def settings(experiment: str) -> dict[str, Any]:
     check_known("experiment of the paper", experiment, REPORTED)
     own = {"images": REPORTED[experiment].images, "noise": "paper", "rescoring": 1}
     return dataclasses.asdict(EXPERIMENTS[experiment]) | own
-
-
-def _sign(mean: float, error: float) -> int:
-    """Of a difference, 0 where it is within two standard errors of zero or has none."""
-    return int(np.sign(mean)) if abs(mean) > 2 * error else 0
 
 
 def _number(value: float) -> str:

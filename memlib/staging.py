@@ -37,6 +37,7 @@ def localize(
     page: Page,
     labels: Collection[str] = (),
     notebooks: Collection[str] = (),
+    pages: Collection[str] = (),
 ) -> NotebookNode:
     """A template's notebook as one experiment's page: a copy with its title and labels unique in the book.
 
@@ -48,6 +49,7 @@ def localize(
         page: what it is to be; a chapter's page is copied unchanged.
         labels: further labels to rename, those of the experiment's other pages.
         notebooks: templates whose file names (`04-memorized.ipynb`) stand for the experiment's page.
+        pages: of the book; a link to a template's page of another experiment goes to the own one among them.
     """
     notebook = copy.deepcopy(notebook)
     if not page.experiment:
@@ -62,7 +64,10 @@ def localize(
         for pattern in (_DEFINITIONS, _ROLES, _LINKS):
             text = pattern.sub(suffix, text)
         for name in notebooks:
-            text = text.replace(f"{name}.ipynb", f"{name}-{page.experiment}.ipynb")
+            own = f"{name}-{page.experiment}"
+            text = text.replace(f"{name}.ipynb", f"{own}.ipynb")
+            if own in pages:
+                text = re.sub(rf"\]\({re.escape(name)}-[a-z0-9-]+\)", f"]({own})", text)
         return text
 
     titled = page.title is None
@@ -185,8 +190,8 @@ def add_command(notebook: NotebookNode, page: Page, parameters: Mapping[str, Any
     command = f".venv/bin/papermill book/{page.notebook}.ipynb out.ipynb{options}"
     text = (
         ":::{admonition} Run this page yourself\n:class: tip\n"
-        "From the root of the repository, after `make book`. Other values make another run;\n"
-        "`.venv/bin/memlib run` with them says first what it costs.\n\n"
+        "From the root of the repository, after `make book`; other values make another run. Data sets that\n"
+        "do not come with the book are looked for in `$MEMLIB_DATA`.\n\n"
         f"```bash\n{command}\n```\n:::"
     )
     notebook.cells.append(new_markdown_cell(text))

@@ -43,6 +43,9 @@ def test_localize_renames_own_labels_and_their_references():
     assert renamed == {"name": "fig-a-one", "caption": "As {eq}`eq-a-one`, {eq}`eq-other`."}
     assert local.cells[3].source == "x = 'fig-a'"
     assert json.dumps(source) == before
+    source.cells[-1] = new_markdown_cell("[own](other-two) [none](more-two) [chapter](index)")
+    linked = localize(source, page, [], ["other", "more"], ["other-one", "other-two", "more-two"])
+    assert linked.cells[-1].source == "[own](other-one) [none](more-two) [chapter](index)"
     assert localize(source, Page("score", "score", None, {})) == source
 
 

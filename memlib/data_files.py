@@ -35,13 +35,13 @@ def ensure_files(name: str, root: Path) -> None:
     """Download what is missing; FileNotFoundError where that fails, ValueError for damaged files."""
     check_folder(root)
     files = {root / file: md5 for file, md5 in FILES[name].items()}
-    complete = all(path.exists() for path in files)
-    if not complete and name not in TORCHVISION:
+    missing = [str(path) for path in files if not path.exists()]
+    if missing and name not in TORCHVISION:
         raise FileNotFoundError(
-            f"{name!r} is incomplete in {root}, and has no public source. Expected:\n{_listing(files)}\n"
-            "Set MEMLIB_DATA, or the argument root, to the folder that has them"
+            f"{name!r} has no public source and is missing: {', '.join(missing)}; "
+            "set MEMLIB_DATA, or the argument root, to the folder that has its files"
         )
-    if not complete:
+    if missing:
         from torchvision import datasets
 
         source = TORCHVISION[name]

@@ -5,6 +5,9 @@ together with the other files of `book/`; Jupyter Book compiles that. Pages too 
 executed from `published/book`.
 """
 
+import dataclasses
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,9 +21,10 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from memlib.experiment import EXPERIMENTS, variant
+from memlib.experiment import EXPERIMENTS, Experiment, variant
 from memlib.pages import ANSI, ROOT, Page, execute_pages, load_pages, page_source, read_yaml
-from memlib.score_file import publish_scores
+from memlib.runs import stored
+from memlib.score_file import write_scores
 from memlib.staging import (
     PaperFigure,
     add_command,
@@ -170,7 +174,7 @@ def check_figures(figures: Sequence[PaperFigure], pages: Sequence[Page], html: P
     """
     index = (html / "book" / "index.html").read_text("utf-8")
     texts = {page.name: (html / "book" / f"{page.name}.html").read_text("utf-8") for page in pages}
-    suffixes = {page.name: f"-{page.experiment}" if page.experiment else "" for page in pages}
+    suffixes = {page.name: page.suffix for page in pages}
     wrong = []
     for figure in figures:
         for name, part in figure.parts.items():
@@ -261,6 +265,40 @@ def _publish_runs(pages: Sequence[Page], root: Path) -> None:
             shown = fields.pop("experiment")
             fields.pop("in_place_of", None)
             publish_scores(name, variant(shown, **fields), root / "published" / "scores")
+
+
+def publish_scores(
+    name: str, experiment: Experiment, folder: str | Path, root: str | Path | None = None
+) -> None:
+    """Write `<name>.parquet`, the scores of a run at its last epoch, and `<name>.json`, its record.
+
+    The record holds the experiment, what was requested (with the images' hashes), and of every repeat device,
+    time, date and versions; and the score file's SHA-256. Files of an earlier run are replaced.
+
+    Args:
+        name: of both files.
+        experiment: which has been run.
+        folder: where they go; made if need be.
+        root: the results folder, as in `memlib.run`.
+
+    Raises:
+        ValueError: what `memlib.stored` or `score_table` refuses.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    result = stored(experiment, root=root)
+    part = folder / f"{name}.part.parquet"
+    part.unlink(missing_ok=True)
+    write_scores(part, result.isel(epoch=[-1]), experiment.load_images())
+    record = {
+        "experiment": dataclasses.asdict(experiment),
+        "request": json.loads(result.request),
+        "repeats": result.sizes["repeat"],
+        "runs": json.loads(result.runs),
+        "scores_sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
+    }
+    part.replace(folder / f"{name}.parquet")
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
 
 def _figure(notebook: NotebookNode, name: str) -> str | None:

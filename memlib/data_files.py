@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 TORCHVISION = {"mnist": "MNIST", "cifar10": "CIFAR10", "celeba": "CelebA"}
@@ -48,9 +47,10 @@ def ensure_files(name: str, root: Path) -> None:
         try:
             getattr(datasets, source)(root, download=True)
         except Exception as error:  # network, disk, archive and gdown errors share no other base class
+            listing = "\n".join(f"  {path} ({'found' if path.exists() else 'missing'})" for path in files)
             raise FileNotFoundError(
                 f"{name!r} is incomplete in {root}; download failed with {type(error).__name__}: {error}\n"
-                f"Expected:\n{_listing(files)}\n"
+                f"Expected:\n{listing}\n"
                 "Set MEMLIB_DATA, or the argument root, to the folder that has them, or download them where "
                 "there is a network, to a folder DATA that can be written:\n"
                 f"  python -c \"from torchvision.datasets import {source}; {source}('DATA', download=True)\""
@@ -58,10 +58,6 @@ def ensure_files(name: str, root: Path) -> None:
     damaged = [str(path) for path, md5 in files.items() if md5 and path.exists() and _md5(path) != md5]
     if damaged:
         raise ValueError(f"{name!r} is damaged: delete these files and load it again: {', '.join(damaged)}")
-
-
-def _listing(files: Iterable[Path]) -> str:
-    return "\n".join(f"  {path} ({'found' if path.exists() else 'missing'})" for path in files)
 
 
 def _md5(path: Path) -> str:

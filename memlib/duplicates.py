@@ -9,10 +9,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from memlib.data import check_known
+from memlib.neighbors import Floats, Ints
 
 Center = Literal["lines", "image"]
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Images = NDArray[np.uint8]
 
 

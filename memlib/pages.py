@@ -39,7 +39,12 @@ class Page:
     @property
     def experiment(self) -> str:
         """The experiment of a template's page; empty for a chapter."""
-        return self.name.removeprefix(self.notebook).removeprefix("-")
+        return self.suffix.removeprefix("-")
+
+    @property
+    def suffix(self) -> str:
+        """What its labels end in: `-<experiment>` on a template's page, nothing in a chapter."""
+        return self.name.removeprefix(self.notebook)
 
 
 def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> list[Page]:
@@ -79,9 +84,11 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
         declared = declared_by(source)
         of_chapter = chapters.get(notebook, {})
         if notebook in listed["chapters"]:
-            here = notebook in chapters or not (size == "published" or notebook in elsewhere)
-            wanted = here or size != "published"
-            candidates = {notebook: (None, of_chapter if here else None)} if wanted else {}
+            candidates = {notebook: (None, of_chapter)}
+            if notebook not in chapters and size == "published":
+                candidates = {}
+            elif notebook not in chapters and notebook in elsewhere:
+                candidates = {notebook: (None, None)}
         else:
             candidates = {
                 f"{notebook}-{name}": (

@@ -1,6 +1,5 @@
 """Score files: every observation's scores and their health at every evaluated epoch, as Parquet."""
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -15,9 +14,7 @@ import pyarrow.parquet as pq
 import xarray as xr
 
 from memlib.data import ImageSet
-from memlib.experiment import Experiment
 from memlib.memorization import memorization
-from memlib.runs import stored
 from memlib.significance import p_values
 
 SCHEMA_VERSION = 1  # to be raised whenever a column changes its name or meaning
@@ -135,40 +132,6 @@ def write_scores(path: str | Path, result: xr.Dataset, images: ImageSet) -> None
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def publish_scores(
-    name: str, experiment: Experiment, folder: str | Path, root: str | Path | None = None
-) -> None:
-    """Write `<name>.parquet`, the scores of a run at its last epoch, and `<name>.json`, its record.
-
-    The record holds the experiment, what was requested (with the images' hashes), and of every repeat device,
-    time, date and versions; and the score file's SHA-256. Files of an earlier run are replaced.
-
-    Args:
-        name: of both files.
-        experiment: which has been run.
-        folder: where they go; made if need be.
-        root: the results folder, as in `memlib.run`.
-
-    Raises:
-        ValueError: what `memlib.stored` or `score_table` refuses.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    result = stored(experiment, root=root)
-    part = folder / f"{name}.part.parquet"
-    part.unlink(missing_ok=True)
-    write_scores(part, result.isel(epoch=[-1]), experiment.load_images())
-    record = {
-        "experiment": dataclasses.asdict(experiment),
-        "request": json.loads(result.request),
-        "repeats": result.sizes["repeat"],
-        "runs": json.loads(result.runs),
-        "scores_sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
-    }
-    part.replace(folder / f"{name}.parquet")
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
 
 def check_new(path: str | Path) -> Path:

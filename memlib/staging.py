@@ -224,9 +224,8 @@ def figure_table(figures: Sequence[PaperFigure], pages: Sequence[Page], executed
         keys = ["table_run", "table_paper", "table_here", "table_verdict"]
         if missing := [key for key in keys if key not in records]:
             raise ValueError(f"page {page.name} has not recorded {', '.join(missing)}")
-        suffix = f"-{page.experiment}" if page.experiment else ""
         links = ", ".join(
-            f"{{ref}}`{part or 'figure'} <{name}{suffix}>`" for name, part in figure.parts.items()
+            f"{{ref}}`{part or 'figure'} <{name}{page.suffix}>`" for name, part in figure.parts.items()
         )
         first = f"[{figure.number}]({figure.page}.ipynb): {links}"
         cells = [first, figure.subject, *(records[key] for key in keys)]

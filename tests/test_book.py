@@ -1,6 +1,8 @@
 """Staging and compilation of the book, and the sources of its chapters."""
 
 import ast
+import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -8,12 +10,15 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import papermill
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from tinybook import CHECK, notebook, write_book, write_params
 
+import memlib
 from memlib import book, pages
 from memlib.chapter import read_records
 
@@ -210,3 +215,22 @@ def test_chapter_source(path):
 def test_what_is_published_stays_small():
     sizes = {path: path.stat().st_size for path in (ROOT / "published").rglob("*") if path.is_file()}
     assert sum(sizes.values()) < 40e6
+
+
+def test_published_scores_and_record_are_of_the_last_epoch(tmp_path):
+    small = {"epochs": 2, "score_every": 1, "folds": 3, "repeats": 2, "num_samples": 2}
+    spec = memlib.variant("digits-lr3", num_images=31, **small)
+    with pytest.raises(ValueError, match="3 of 3 tasks are missing"):
+        book.publish_scores("tiny", spec, tmp_path / "out", root=tmp_path)
+    result = memlib.run(spec, root=tmp_path, progress=False)
+    for _ in range(2):  # the second time replaces
+        book.publish_scores("tiny", spec, tmp_path / "out", root=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["tiny.json", "tiny.parquet"]
+    table = pq.read_table(tmp_path / "out" / "tiny.parquet").to_pandas()
+    np.testing.assert_allclose(table["M"], memlib.memorization(result).M[-1])
+    assert (table["epoch"] == 2).all() and len(table) == 31
+    record = json.loads((tmp_path / "out" / "tiny.json").read_text())
+    assert memlib.Experiment(**record["experiment"]) == spec and record["repeats"] == 2
+    assert {"device", "torch", "finished", "seconds"} <= set(record["runs"][0])
+    sha256 = hashlib.sha256((tmp_path / "out" / "tiny.parquet").read_bytes()).hexdigest()
+    assert record["scores_sha256"] == sha256

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memlib.experiment import Experiment, variant
+from memlib.experiment import variant
 from memlib.memorization import memorization
 from memlib.runs import run
-from memlib.score_file import SCHEMA, SCHEMA_VERSION, check_new, publish_scores, score_table, write_scores
+from memlib.score_file import SCHEMA, SCHEMA_VERSION, check_new, score_table, write_scores
 from memlib.significance import p_values
 
 TINY = variant(
@@ -207,21 +207,3 @@ def test_a_home_folder_may_be_abbreviated(tmp_path, result, images, monkeypatch)
     write_scores("~/scores.parquet", result, images)
     assert pq.read_metadata(tmp_path / "scores.parquet").num_rows == 62
     assert check_new("~/other.parquet") == tmp_path / "other.parquet"
-
-
-def test_published_scores_and_record_are_of_the_last_epoch(tmp_path):
-    spec = dataclasses.replace(TINY, epochs=2, num_samples=2)
-    with pytest.raises(ValueError, match="3 of 3 tasks are missing"):
-        publish_scores("tiny", spec, tmp_path / "out", root=tmp_path)
-    result = run(spec, root=tmp_path, progress=False)
-    for _ in range(2):  # the second time replaces
-        publish_scores("tiny", spec, tmp_path / "out", root=tmp_path)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["tiny.json", "tiny.parquet"]
-    table = pq.read_table(tmp_path / "out" / "tiny.parquet").to_pandas()
-    np.testing.assert_allclose(table["M"], memorization(result).M[-1])
-    assert (table["epoch"] == 2).all() and len(table) == 31
-    record = json.loads((tmp_path / "out" / "tiny.json").read_text())
-    assert Experiment(**record["experiment"]) == spec and record["repeats"] == 2
-    assert {"device", "torch", "finished", "seconds"} <= set(record["runs"][0])
-    sha256 = hashlib.sha256((tmp_path / "out" / "tiny.parquet").read_bytes()).hexdigest()
-    assert record["scores_sha256"] == sha256

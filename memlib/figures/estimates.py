@@ -14,6 +14,7 @@ from memlib.figures.style import (
     RED,
     WIDTH,
     Curves,
+    by_label,
     check_curves,
     check_vector,
     note_left_out,
@@ -83,8 +84,7 @@ def agreement(
             single repeat has no standard error) there is no bar.
     """
     truth = np.asarray(truth, dtype=np.float64)
-    estimates = dict(estimate) if isinstance(estimate, Mapping) else {"": estimate}
-    estimates = {title: np.asarray(values, dtype=np.float64) for title, values in estimates.items()}
+    estimates = by_label(estimate)
     require(
         truth.ndim == 1 and {values.shape for values in estimates.values()} == {truth.shape},
         "truth and estimate must be (n,), of one length",

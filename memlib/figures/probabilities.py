@@ -1,7 +1,5 @@
 """Figures of log probabilities and distances: the highly memorized observations against the regular ones."""
 
-from collections.abc import Mapping
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +17,7 @@ from memlib.figures.style import (
     Floats,
     Images,
     bin_count,
+    by_label,
     check_images,
     check_vector,
     draw_density,
@@ -155,7 +154,7 @@ def ratio_by_score(M: ArrayLike, rho: Curves, width: float, low: float, high: fl
 
     Source: paper, figures 5a, 12a and 13a.
     """
-    versions = dict(rho) if isinstance(rho, Mapping) else {"": rho}
+    versions = by_label(rho)
     require(len(versions) > 0, "rho must have an entry")
     figure, axes = plt.subplots(layout="constrained")
     axes.axhline(1, color="#888888", ls="--", lw=1, zorder=0)

@@ -67,10 +67,15 @@ def check_vector(name: str, values: ArrayLike, length: int | None = None) -> Flo
     return values
 
 
+def by_label(values: Curves) -> dict[str, Floats]:
+    """Curves by label as float arrays, one alone under the empty label."""
+    curves = values if isinstance(values, Mapping) else {"": values}
+    return {label: np.asarray(curve, dtype=np.float64) for label, curve in curves.items()}
+
+
 def check_curves(name: str, values: Curves, dimensions: int = 1) -> dict[str, Floats]:
     """Curves by label, one alone under the empty label; ValueError by `name` where one cannot be drawn."""
-    curves = dict(values) if isinstance(values, Mapping) else {"": values}
-    curves = {label: np.asarray(curve, dtype=np.float64) for label, curve in curves.items()}
+    curves = by_label(values)
     require(
         len(curves) > 0
         and all(c.ndim == dimensions and c.size > 0 and np.isfinite(c).all() for c in curves.values()),

@@ -243,7 +243,11 @@ def _matrix(name: str, values: ArrayLike) -> NDArray:
     if values.ndim != 2 or values.dtype.kind not in "buif":
         raise ValueError(f"{name} must be numbers of shape (n, d), got {values.dtype} {values.shape}")
     # Squares beyond the float range would compare as equal, so the limit is on them.
-    if values.dtype.kind == "f" and values.size and not max(values.max(), -values.min()) < 1e150:
+    if (
+        values.dtype.kind == "f"
+        and values.size
+        and not max(float(values.max()), -float(values.min())) < 1e150
+    ):
         raise ValueError(f"{name} must be finite and below 1e150 in size")
     return values
 

@@ -1,4 +1,7 @@
-"""Planted truth: image sets in which it is known what is an outlier, a copy or nearly one, and what not."""
+"""Planted truth: image sets in which it is known what is an outlier, a copy or nearly one, and what not.
+
+`plant` makes training sets, `cheat` and `mixture` what a cheating generator would pass off as samples.
+"""
 
 import math
 from collections.abc import Mapping
@@ -9,15 +12,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import optimize, stats
-from sklearn.metrics import roc_curve
+from scipy import stats
 
-from memlib.data import SIZE, ImageSet
+from memlib.data import SIZE, ImageSet, check_known
 
 KINDS = ("ordinary", "copy", "near-duplicate", "outlier", "copied outlier", "noise")
 COPIES = {2: 10, 5: 6, 20: 4}  # times in the set -> originals
 OUTLIERS = {1: 20, **COPIES}
 SHIFTS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # rows down, columns right: the near-duplicates of an original
+CHEATS = ("copies", "flipped copies", "shifted copies", "noisy copies", "few copies")
+FEW = 20  # different images among "few copies"
+NOISE = 25  # standard deviation of "noisy copies", in gray levels
 BLOCK = 8  # side of the squares that an outlier's pixels are shuffled in
 
 
@@ -214,93 +219,69 @@ def by_kind(planted: Planted, values: NDArray[np.floating], level: float = 0.95)
     return pd.DataFrame.from_dict(rows, "index", columns=columns)
 
 
-def roc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
-    """False and true positive rates when everything at or above each threshold is called positive.
+def cheat(kind: str, images: NDArray[np.uint8], count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Make "samples" of training images, as a generator would that has learned nothing but to copy.
+
+    - `copies`: of training images, each once as long as there are more; so are the next three.
+    - `flipped copies`: mirrored left to right.
+    - `shifted copies`: by one pixel up, down, left or right; what leaves comes in on the other side.
+    - `noisy copies`: with normal noise of standard deviation 25 on the levels 0 to 255, clipped to them.
+    - `few copies`: of 20 of the training images, in turn.
 
     Args:
-        score: (n,), high for what is to be found; infinities are allowed, NaN are not.
-        positive: (n,), what is to be found; at least one, and not all.
+        kind: one of `CHEATS`.
+        images: the training images, uint8 (n, C, H, W).
+        count: of the samples, at least 1.
+        seed: of all choices, 0 or more.
 
     Returns:
-        Both rates from (0, 0) to (1, 1), one entry per distinct score and the start.
+        uint8 (count, C, H, W).
 
     Raises:
-        ValueError: shapes that differ, NaN, or one kind only.
+        ValueError: a value that is not allowed.
     """
-    score, positive = _checked(score, positive)
-    # ranks, as scikit-learn refuses infinities
-    false, true, _ = roc_curve(positive, stats.rankdata(score), drop_intermediate=False)
-    return false, true
+    check_known("cheat", kind, CHEATS)
+    for name, value, least in (("count", count, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(images))[: FEW if kind == "few copies" else None]
+    samples = images[np.resize(order, count)]
+    match kind:
+        case "flipped copies":
+            samples = samples[..., ::-1]
+        case "shifted copies":
+            which = rng.integers(len(SHIFTS), size=count)
+            samples = np.stack([np.roll(x, SHIFTS[k], (1, 2)) for x, k in zip(samples, which, strict=True)])
+        case "noisy copies":
+            noisy = samples + rng.normal(0, NOISE, samples.shape)
+            samples = noisy.round().clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(samples)
 
 
-def auc(
-    score: NDArray[np.floating],
-    positive: NDArray[np.bool_],
-    level: float = 0.95,
-    original: NDArray[np.integer] | None = None,
-) -> tuple[float, float, float]:
-    r"""Area under the ROC curve with its confidence interval.
-
-    The probability A that a positive has a higher score than a negative, ties counted half. The interval
-    holds all areas $\theta$ from which A is no farther than their standard error allows,
-    $|A - \theta| \le z \sqrt{V(\theta)}$, with m positive and n negative originals, and
-
-    $$V(\theta) = \frac{\theta (1 - \theta)}{m n} \left[1 + N \left(\frac{1 - \theta}{2 - \theta}
-      + \frac{\theta}{1 + \theta}\right)\right], \quad N = \frac{m + n}{2} - 1 ,$$
-
-    so that it has a length where the two kinds are wholly apart, too.
+def mixture(
+    copies: NDArray[np.uint8], samples: NDArray[np.uint8], share: float, seed: int = 0
+) -> NDArray[np.uint8]:
+    """Put copies in the places of some samples, drawn at random.
 
     Args:
-        score, positive: as for `roc`.
-        level: of the interval, between 0 and 1.
-        original: (n,), as in `Planted`: m and n are then Kish's effective numbers of originals, those of
-            images that move together wherever their original does. By default every image is a case.
+        copies, samples: uint8 of one shape (m, C, H, W).
+        share: of the places, 0 to 1, rounded to whole images.
+        seed: 0 or more.
 
     Returns:
-        The area, and the ends of its interval.
+        uint8 (m, C, H, W); with the same seed a larger share keeps the copies of a smaller one.
 
     Raises:
-        ValueError: as `roc`, or another level.
-
-    Source: Newcombe (2006), method 5; Hanley & McNeil (1982) for the variance; Kish (1965).
+        ValueError: shapes that differ, another share, or another seed.
     """
-    score, positive = _checked(score, positive)
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; allowed: between 0 and 1")
-    m, n = int(positive.sum()), int((~positive).sum())
-    ranks = stats.rankdata(score)[positive].sum()
-    area = float((ranks - m * (m + 1) / 2) / (m * n))
-    if original is not None:
-        original = np.asarray(original)
-        if original.shape != score.shape:
-            raise ValueError(f"original is {original.shape}; allowed: as score, {score.shape}")
-        m, n = _cases(original[positive]), _cases(original[~positive])
-    z, more = stats.norm.ppf((1 + level) / 2), (m + n) / 2 - 1
-
-    def excess(theta: float) -> float:
-        terms = (1 - theta) / (2 - theta) + theta / (1 + theta)
-        return (area - theta) ** 2 - z**2 * theta * (1 - theta) * (1 + more * terms) / (m * n)
-
-    # at 0 and at 1 theta = area is a root, too, and not the one sought
-    low = 0.0 if area == 0 else optimize.brentq(excess, 0, min(area, 1 - 1e-12))
-    high = 1.0 if area == 1 else optimize.brentq(excess, max(area, 1e-12), 1)
-    return area, low, high
-
-
-def _cases(original: NDArray[np.integer]) -> float:
-    """How many independent cases images are that only their originals tell apart."""
-    counts = np.unique(original, return_counts=True)[1]
-    return counts.sum() ** 2 / (counts**2).sum()
-
-
-def _checked(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
-    score, positive = np.asarray(score, dtype=np.float64), np.asarray(positive)
-    if score.ndim != 1 or positive.shape != score.shape or positive.dtype != bool:
-        raise ValueError(
-            f"score is {score.shape} and positive {positive.dtype} {positive.shape}; allowed: (n,), bool (n,)"
-        )
-    if np.isnan(score).any():
-        raise ValueError(f"score is NaN {np.isnan(score).sum()} times; allowed: numbers that have an order")
-    if not 0 < positive.sum() < len(positive):
-        raise ValueError(f"{positive.sum()} of {len(positive)} are positive; allowed: some, and not all")
-    return score, positive
+    if copies.shape != samples.shape:
+        raise ValueError(f"copies are {copies.shape}, samples {samples.shape}; allowed: the same shape")
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share}; allowed: 0 to 1")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; allowed: 0 or more")
+    places = np.random.default_rng(seed).permutation(len(samples))[: round(share * len(samples))]
+    mixed = samples.copy()
+    mixed[places] = copies[places]
+    return mixed

@@ -243,6 +243,23 @@ TOO_FEW = [
     ),
 ]
 
+YARDSTICKS = [
+    call("mifid.moments(x[:4])", "4 images have 4 features each; allowed: more images than features"),
+    call("mifid.mifid(x, y, eps=2)", "eps is 2, delta 1e-15; allowed: eps above 0 and at most 1"),
+    call("mifid.mifid(x, y, eps=0.1, replicates=5)", "replicates is 5; allowed: 0 for none, or 20 or more"),
+    call("mifid.memorization_distance(x, y[:, :3])", "generated have 4 features, training 3; allowed: as"),
+    call("mifid.memorization_distance(x, 0 * y)", "all training features are zero; allowed: some that have"),
+    call("mifid.mifid(np.nan * x, y, eps=0.1)", "generated have values that are not finite; allowed: finite"),
+    call("metrics.data_copying(x, y, y[:9])", "allowed: more generated images, or fewer cells than 3"),
+    call("metrics.closer_share(x, y, x)", "samples must be as many as validation observations"),
+    call("metrics.precision_recall(x, y, k=30)", "k is 30"),
+    call("yardsticks.perfect_generator(y, x, 0.1, splits=1)", "splits is 1; allowed: 2 or more"),
+    call('planted.cheat("copy", digits.images, 9)', "unknown cheat 'copy' (did you mean"),
+    call("planted.mixture(digits.images, digits.images, 1.5)", "share is 1.5; allowed: 0 to 1"),
+    call("features.train_classifier(digits.subset([0, 0]))", "has one label; allowed: images of two or more"),
+    variable("MEMLIB_DATA", "FILE", "competition.load()", "the data folder is 'FILE', which is a file"),
+]
+
 RESULTS = [
     result_file(
         "a truncated file", lambda p: p.write_bytes(p.read_bytes()[:-100]), "repeat-000.npz is damaged"
@@ -343,6 +360,10 @@ GROUPS: dict[str, tuple[str, list[Case]]] = {
         ARRAYS,
     ),
     "Too little data": ("`M` holds 40 scores.", TOO_FEW),
+    "Yardsticks": (
+        "`x` and `y` hold 4 features of 40 and of 30 images, `digits` is an `ImageSet` of 297 images.",
+        YARDSTICKS,
+    ),
     "Results and checkpoints": ("Files of a run that is asked for again.", RESULTS),
     "Machine and environment": ("`experiment` is a small one; FILE is a file.", SURROUNDINGS),
     "Command line": ("FILE and FILE.parquet are files, NOWHERE and NOWHERE.parquet nothing.", COMMANDS),

@@ -16,6 +16,11 @@ GRID = np.linspace(-3, 3, 61)
 EDGES = [-90.0, -80.0, -75.0]
 CURVE = ([1.0, 2.0, 4.0], [0.1, 0.2, 0.0])  # means and lengths of their bars
 KHAT = np.append(RNG.normal(0.6, 0.3, N), np.inf)
+LABEL = np.resize(["honest", "copy", ""], N)
+SHARES = [0.0, 0.1, 1.0]
+GROUPS = {"honest": RHO[:40], "copies": RHO[40:]}
+CAUGHT = ([0.1, 0.2, 0.4], {"honest": [0.0, 0.1, 0.5], "copies": [0.2, 1.0, 1.0]}, 0.1)
+VALUES = np.array([[0.25, np.nan, -12.3], [1e13, 0, 417.2]])
 ROC = ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 0.75, 1.0])
 
 FIGURES = {
@@ -44,6 +49,13 @@ FIGURES = {
     "by_threshold": lambda: figures.by_threshold(
         [0.8, 0.9], {n: {"a": [9, 3], "b": [20, 0]} for n in "xyz"}, 0.8
     ),
+    "by_share": lambda: figures.by_share(SHARES, {"d": [0, 1, 9], "C_T": [-1, 0, 50]}, "share", "against"),
+    "caught_by_threshold": lambda: figures.caught_by_threshold({"a": CAUGHT, "b": CAUGHT}, "threshold"),
+    "histograms": lambda: figures.histograms({"public": GROUPS, "private": GROUPS}, "$d$", {"public": 0.9}),
+    "scatter_by_label": lambda: figures.scatter_by_label(
+        {"a": (M, RHO), "b": (RHO, M)}, LABEL, {"honest": "not copied", "copy": "copied"}, "$d$", "FID"
+    ),
+    "verdicts": lambda: figures.verdicts(VALUES, VALUES > 300, ["VAE", "copies"], ["d", "C_T", "FID"]),
     "roc_curves": lambda: figures.roc_curves({"outlier": {"a": ROC, "b": ROC}, "copy": {"a": ROC}}),
 }
 

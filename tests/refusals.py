@@ -25,7 +25,18 @@ from tinybook import notebook, write_book
 
 import memlib
 from memlib import __main__ as cli
-from memlib import book, chapter, pages, store
+from memlib import (
+    book,
+    chapter,
+    competition,
+    features,
+    metrics,
+    mifid,
+    pages,
+    planted,
+    store,
+    yardsticks,
+)
 from memlib.cluster import ClusterError
 from memlib.memorization import fold_assignment, memorization_scores
 from memlib.worker import requested
@@ -114,6 +125,14 @@ NAMES = {
     "result": xr.Dataset(_VARIABLES),
     "scores": memlib.memorization(xr.Dataset(_VARIABLES)),
     "M": np.arange(40.0),
+    "x": _RNG.normal(size=(40, 4)),
+    "y": _RNG.normal(size=(30, 4)),
+    "mifid": mifid,
+    "metrics": metrics,
+    "yardsticks": yardsticks,
+    "features": features,
+    "competition": competition,
+    "planted": planted,
 }
 
 

@@ -1,5 +1,6 @@
 """The reference of the benchmarks against memlib, their measuring, and tiny runs of the scripts."""
 
+import json
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ from memlib.training import negative_elbo
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import measure
+import mifid
 import on_gpu
 import reference
 import scaling
@@ -237,3 +239,13 @@ def test_the_small_experiment_of_both_devices_has_its_headline(tmp_path):
     found = on_gpu.headline(memlib.run(tiny, tmp_path, progress=False))
     assert set(found) == {"median M", "0.95 quantile of M", "gap", "training loss", "test loss"}
     assert all(np.isfinite(list(found.values())))
+
+
+def test_the_ways_to_compute_mifid_agree_in_a_tiny_run(tmp_path):
+    path = tmp_path / "mifid.json"
+    result = CliRunner().invoke(mifid.main, ["--images", "40", "--features", "5", "--out", str(path)])
+    assert result.exit_code == 0, result.output
+    fid, near = json.loads(path.read_text())["tables"]
+    assert all(float(row[-1]) < 1e-6 for row in [*fid["rows"], *near["rows"]])
+    refused = CliRunner().invoke(mifid.main, ["--images", "5", "--features", "5"])
+    assert refused.exit_code == 2 and "images is 5, features 5; allowed: more images" in refused.output

@@ -140,4 +140,5 @@ def test_ticks_keep_their_style_when_drawn_outside_of_it(name):
         figure.draw_without_rendering()
     for axes in figure.axes:
         for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-            assert label.get_size() == 10 and to_hex(label.get_color()) == "#222222"
+            sizes = (8, 9) if name == "verdicts" else (10,)  # a table of many columns
+            assert label.get_size() in sizes and to_hex(label.get_color()) == "#222222"

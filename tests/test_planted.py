@@ -5,21 +5,14 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 from memlib.data import ImageSet, load_images
-from memlib.planted import COPIES, KINDS, OUTLIERS, Planted, auc, by_kind, mean_interval, plant, roc, write
+from memlib.planted import COPIES, KINDS, OUTLIERS, Planted, by_kind, mean_interval, plant, write
 
 SETS = {name: load_images(name) for name in ("digits", "patches")}
 FEW = {"ordinary": 30, "copies": {2: 3, 5: 2}, "near": 3, "outliers": {1: 4, 3: 2}, "noise": 5}
 NOTHING_ELSE = {"copies": {}, "near": 0, "outliers": {}, "noise": 0}
-
-scores = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=30).map(
-    lambda pairs: tuple(np.array(column) for column in zip(*pairs, strict=True))
-)
 
 
 @pytest.fixture(params=SETS)
@@ -281,150 +274,10 @@ def test_values_of_other_images_and_levels_are_refused_by_kind():
         by_kind(planting, np.zeros(5))
 
 
-@given(scores)
-def test_roc_is_what_lies_at_or_above_each_threshold(pairs):
-    score, positive = pairs
-    assume(0 < positive.sum() < len(positive))
-    false, true = roc(score, positive)
-    above = [score >= threshold for threshold in sorted(set(score), reverse=True)]
-    np.testing.assert_allclose(false, [0, *(called[~positive].mean() for called in above)], atol=1e-12)
-    np.testing.assert_allclose(true, [0, *(called[positive].mean() for called in above)], atol=1e-12)
-
-
-def test_roc_in_a_small_case():
-    false, true = roc([3, 1, 2, 2], np.array([True, False, True, False]))
-    assert false.tolist() == [0, 0, 0.5, 1] and true.tolist() == [0, 0.5, 1, 1]
-    false, true = roc([7.0] * 3, np.array([True, False, False]))
-    assert false.tolist() == true.tolist() == [0, 1]
-
-
-def test_infinite_scores_have_their_place_in_the_order():
-    score = np.array([np.inf, 4.0, np.inf, -np.inf, 0.0, -np.inf, 4.0])
-    positive = np.array([1, 0, 0, 0, 1, 1, 1], bool)
-    finite = np.clip(score, -9, 9)
-    np.testing.assert_array_equal(roc(score, positive), roc(finite, positive))
-    assert auc(score, positive) == auc(finite, positive)
-
-
-@given(scores)
-def test_the_area_is_that_of_scikit_learn_and_that_under_the_curve(pairs):
-    score, positive = pairs
-    assume(0 < positive.sum() < len(positive))
-    area, low, high = auc(score, positive)
-    assert area == pytest.approx(roc_auc_score(positive, score), abs=1e-12)
-    false, true = roc(score, positive)
-    assert area == pytest.approx(np.trapezoid(true, false), abs=1e-12)
-    assert 0 <= low <= area <= high <= 1 and low < high
-
-
-@given(scores)
-def test_swapped_signs_give_the_rest_of_the_area(pairs):
-    score, positive = pairs
-    assume(0 < positive.sum() < len(positive))
-    area, low, high = auc(score, positive)
-    assert auc(-score, positive) == pytest.approx((1 - area, 1 - high, 1 - low), abs=1e-9)
-    assert auc(score, ~positive) == pytest.approx((1 - area, 1 - high, 1 - low), abs=1e-9)
-
-
-@given(scores)
-def test_only_the_order_of_scores_counts(pairs):
-    score, positive = pairs
-    assume(0 < positive.sum() < len(positive))
-    for stretched in (100 + 7 * score, np.exp(5.0 * score), score**3):
-        assert auc(stretched, positive) == auc(score, positive)
-
-
-def standard_error(theta, m, n):
-    """Of an area theta, as Hanley & McNeil write it, for Newcombe with the mean of both sizes."""
-    mean, beats_two, two_beat = (m + n) / 2, theta / (2 - theta), 2 * theta**2 / (1 + theta)
-    both = (mean - 1) * (beats_two - theta**2 + two_beat - theta**2)
-    return np.sqrt((theta * (1 - theta) + both) / (m * n))
-
-
-@given(scores, st.sampled_from([0.5, 0.9, 0.99]))
-def test_the_interval_ends_where_the_area_is_as_far_as_its_error_allows(pairs, level):
-    score, positive = pairs
-    assume(0 < positive.sum() < len(positive))
-    area, low, high = auc(score, positive, level)
-    z, sizes = stats.norm.interval(level)[1], (positive.sum(), (~positive).sum())
-    for end, extreme in ((low, 0), (high, 1)):
-        if end != extreme or area != extreme:
-            assert abs(area - end) == pytest.approx(z * standard_error(end, *sizes), abs=1e-6)
-            assert 0 < end < 1
-
-
-def test_the_interval_covers_the_area_as_often_as_it_says():
-    rng, simulations, truth = np.random.default_rng(0), 400, 0.76
-    positive = np.arange(100) < 40
-    shift = np.sqrt(2) * stats.norm.ppf(truth) * positive
-    found = [auc(shift + rng.normal(size=100), positive) for _ in range(simulations)]
-    area, low, high = np.transpose(found)
-    assert area.mean() == pytest.approx(truth, abs=4 * area.std() / np.sqrt(simulations))
-    assert 0.92 < np.mean((low <= truth) & (truth <= high)) < 0.98
-
-
-@pytest.mark.parametrize("kinds", [(10, 20), (1, 1), (400, 3)])
-def test_what_is_wholly_apart_has_an_interval_that_ends_at_one(kinds):
-    positive = np.repeat([True, False], kinds)
-    area, low, high = auc(positive * 1.0, positive)
-    assert area == high == 1 and 0 < low < 0.99
-    assert abs(1 - low) == pytest.approx(stats.norm.ppf(0.975) * standard_error(low, *kinds), abs=1e-6)
-    assert auc(positive * -1.0, positive) == pytest.approx((0, 0, 1 - low), abs=1e-9)
-
-
-@pytest.mark.parametrize("kinds", [(8, 5), (2, 3), (40, 60)])
-def test_scores_that_are_all_equal_tell_nothing(kinds):
-    positive = np.repeat([True, False], kinds)
-    area, low, high = auc(np.full(len(positive), 3.0), positive)
-    assert area == 0.5 and low < 0.5 < high and low == pytest.approx(1 - high)
-
-
-HALF = np.arange(6) < 3
-
-
-@pytest.mark.parametrize("call", [roc, auc])
-@pytest.mark.parametrize(
-    ("score", "positive", "message"),
-    [
-        (np.arange(6.0), HALF[1:], r"score is \(6,\) and positive bool \(5,\)"),
-        (np.zeros((6, 1)), HALF[:, None], r"score is \(6, 1\)"),
-        (np.arange(6.0), HALF.astype(int), r"positive int64 \(6,\); allowed: \(n,\), bool \(n,\)"),
-        ([], np.zeros(0, bool), "0 of 0 are positive; allowed: some, and not all"),
-        ([0, np.nan, 1, 2, np.nan, 3], HALF, "score is NaN 2 times; allowed: numbers that have an order"),
-        (np.arange(6.0), HALF | True, "6 of 6 are positive"),
-        (np.arange(6.0), HALF & False, "0 of 6 are positive"),
-    ],
-)
-def test_what_has_no_order_or_one_kind_is_refused(call, score, positive, message):
-    with pytest.raises(ValueError, match=message):
-        call(score, positive)
-
-
-def test_areas_at_other_levels_are_refused():
-    for level in (0, 1, 95, math.nan):
-        with pytest.raises(ValueError, match=f"level is {level}; allowed: between 0 and 1"):
-            auc(np.arange(6.0), HALF, level)
-
-
 def test_a_planted_set_is_an_image_set_with_columns():
     planting = plant(SETS["patches"], 3, **NOTHING_ELSE)
     assert isinstance(planting, Planted) and isinstance(planting.images, ImageSet)
     assert planting.images.name == "planted" and planting.images.split == "train"
-
-
-def test_images_of_one_original_count_as_one_case_in_the_interval():
-    rng = np.random.default_rng(4)
-    positive = np.arange(60) < 20
-    score = rng.normal(positive, 1)
-    alone = auc(score, positive)
-    assert auc(score, positive, original=np.arange(60)) == alone
-    again = np.repeat(score, 5), np.repeat(positive, 5)
-    repeated = auc(*again, original=np.repeat(np.arange(60), 5))
-    np.testing.assert_allclose(repeated, alone)  # copies tell nothing new
-    area, low, high = auc(*again)
-    assert area == pytest.approx(alone[0]) and high - low < 0.6 * (alone[2] - alone[1])
-    with pytest.raises(ValueError, match=r"original is \(3,\); allowed: as score, \(60,\)"):
-        auc(score, positive, original=np.arange(3))
 
 
 def test_labels_of_one_set_alone_are_refused(tmp_path):

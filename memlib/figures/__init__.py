@@ -16,6 +16,7 @@ from memlib.figures.probabilities import (
     ratio_by_score,
     ratio_density,
 )
+from memlib.figures.rivals import by_share, caught_by_threshold, histograms, scatter_by_label, verdicts
 from memlib.figures.style import BLUE, CURVES, RED, STYLE, WIDTH, YELLOW, Curves, Floats, Images
 from memlib.figures.training import JohnsonSU, fit_johnson_su, losses, quantile_curves, score_density
 from memlib.figures.uncertainty import error_bars, intervals, roc_curves, weight_health
@@ -34,7 +35,9 @@ __all__ = [
     "JohnsonSU",
     "agreement",
     "auto_edges",
+    "by_share",
     "by_threshold",
+    "caught_by_threshold",
     "class_counts",
     "convergence",
     "cost_by_samples",
@@ -43,6 +46,7 @@ __all__ = [
     "extremes",
     "fit_johnson_su",
     "group_rows",
+    "histograms",
     "image_grid",
     "intervals",
     "known_scores",
@@ -55,6 +59,8 @@ __all__ = [
     "ratio_density",
     "reconstructions",
     "roc_curves",
+    "scatter_by_label",
     "score_density",
+    "verdicts",
     "weight_health",
 ]

@@ -1,0 +1,337 @@
+"""Yardsticks of others for generated images, in any feature space, and how well a score detects."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, stats
+from sklearn.cluster import KMeans
+from sklearn.metrics import pairwise_distances_chunked, roc_curve
+
+from memlib.neighbors import distance_ratio, nearest
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+ENOUGH = 20  # generated images that a cell of the data-copying test must exceed
+
+
+class DataCopying(NamedTuple):
+    """The data-copying test.
+
+    Attributes:
+        statistic: C_T; far below 0 where the model copies, far above where it underfits.
+        z: Mann-Whitney statistic of each cell, (cells,); NaN where the cell is left out.
+        weights: share of the held-out images in each cell, (cells,).
+        generated: images in each cell, (cells,).
+    """
+
+    statistic: float
+    z: Floats
+    weights: Floats
+    generated: Ints
+
+
+class Authenticity(NamedTuple):
+    """Share of the generated images that are authentic, and which, (m,)."""
+
+    share: float
+    authentic: NDArray[np.bool_]
+
+
+def data_copying(
+    training: ArrayLike, held_out: ArrayLike, generated: ArrayLike, cells: int | KMeans = 3, seed: int = 0
+) -> DataCopying:
+    r"""Test whether generated images lie closer to training images than held-out images do.
+
+    In each cell of a k-means partition, U counts the pairs of a generated and a held-out image of which the
+    generated one is farther from its nearest training image of the cell (ties half), and
+
+    $$Z = \frac{U - mn/2}{\sqrt{mn (m + n + 1) / 12}}, \quad
+      C_T = \frac{\sum_\pi P_n(\pi) Z_\pi}{\sum_\pi P_n(\pi)}$$
+
+    over the cells with more than 20 generated images. With one cell C_T is standard normal where both are
+    drawn alike; the mean of several z is narrower.
+
+    Args:
+        training: (l, d), what the model was trained on; the cells are made from it.
+        held_out: (n, d), drawn like them.
+        generated: (m, d).
+        cells: of k-means, 1 to l; 3 by default, as in the evaluation of Stein et al. Or a k-means fitted to
+            the training images, to use it for several generators.
+        seed: of k-means, 0 or more.
+
+    Raises:
+        ValueError: another number of cells, no cell with held-out and more than 20 generated images, or what
+            `nearest` refuses.
+
+    Source: Meehan, Chaudhuri & Dasgupta (2020); number of cells and least images as in the code of Stein et
+    al. (2023).
+    """
+    training, held_out, generated = (np.asarray(x) for x in (training, held_out, generated))
+    partition = cells if isinstance(cells, KMeans) else partitioned(training, cells, seed)
+    cells = partition.n_clusters
+    place = [partition.predict(x.astype(partition.cluster_centers_.dtype)) for x in (held_out, generated)]
+    weights, counts = (np.bincount(p, minlength=cells) for p in place)
+    z = np.full(cells, np.nan)
+    for cell in np.flatnonzero((counts > ENOUGH) & (weights > 0)):
+        inside = training[partition.labels_ == cell]
+        p, q = (nearest(x[at == cell], inside)[0] for x, at in zip((held_out, generated), place, strict=True))
+        m, n = len(q), len(p)
+        u = stats.rankdata(np.concatenate([q, p]))[:m].sum() - m * (m + 1) / 2
+        z[cell] = (u - m * n / 2) / np.sqrt(m * n * (m + n + 1) / 12)
+    used = ~np.isnan(z)
+    if not used.any():
+        raise ValueError(
+            f"no cell has held-out and more than {ENOUGH} generated images: {counts.tolist()} of "
+            f"{len(generated)}; allowed: more generated images, or fewer cells than {cells}"
+        )
+    statistic = np.average(z[used], weights=weights[used])
+    return DataCopying(float(statistic), z, weights / len(held_out), counts)
+
+
+def partitioned(training: ArrayLike, cells: int, seed: int = 0) -> KMeans:
+    """The partition of `data_copying`: k-means of the training images, the best of 10 starts."""
+    training = np.asarray(training)
+    if not 1 <= cells <= len(training):
+        raise ValueError(f"cells is {cells}; allowed: 1 to {len(training)}, the training images")
+    return KMeans(cells, n_init=10, random_state=seed).fit(training)
+
+
+def authenticity(training: ArrayLike, generated: ArrayLike, spacing: ArrayLike | None = None) -> Authenticity:
+    """Which generated images are farther from their nearest training image than that one is from its own.
+
+    A copy is never authentic. The share, in percent, is known as AuthPct.
+
+    Args:
+        training: (n, d), n at least 2.
+        generated: (m, d).
+        spacing: (n,), distance of every training image to its nearest other one, where it is known.
+
+    Raises:
+        ValueError: another shape of `spacing`, or what `nearest` refuses.
+
+    Source: Alaa et al. (2022); Stein et al. (2023) for its use in a space of features.
+
+    >>> authenticity([[0.0], [3.0]], [[0.5], [7.0]]).authentic
+    array([False,  True])
+    """
+    distance, index = nearest(generated, training)
+    if spacing is None:
+        spacing = nearest(training, training, exclude_self=True)[0]
+    spacing = np.asarray(spacing)
+    if spacing.shape != (len(np.asarray(training)),):
+        raise ValueError(f"spacing is {spacing.shape}; allowed: ({len(np.asarray(training))},)")
+    authentic = distance > spacing[index]
+    return Authenticity(float(authentic.mean()), authentic)
+
+
+def closer_share(training: ArrayLike, held_out: ArrayLike, generated: ArrayLike) -> float:
+    """Share of the training images with rho above 1: a generated image closer than any held-out one.
+
+    One half where generated images are drawn like held-out ones, whatever the distribution. Ties, rho = 1 or
+    a copy on both sides, count half.
+
+    Args:
+        training: (n, d).
+        held_out: (m, d).
+        generated: (m, d), as many.
+
+    Raises:
+        ValueError: as `distance_ratio`.
+
+    Source: the ratio is equation (6) of van den Burg & Williams (2021).
+    """
+    ratio = distance_ratio(training, held_out, generated)
+    difference = ratio.to_validation - ratio.to_sample
+    return float((difference > 0).mean() + (difference == 0).mean() / 2)
+
+
+def radii(x: ArrayLike, k: int) -> Floats:
+    """Distance of every row of `x`, (n, d), to its k-th nearest other row, (n,); k is 1 to n - 1.
+
+    >>> radii([[0.0], [1.0], [4.0]], 2)
+    array([4., 3., 4.])
+    """
+    [x] = _spaces({"rows": x}, k)
+    return np.concatenate([np.partition(part, k, axis=1)[:, k] for part in _chunks(x, x)])
+
+
+def precision_recall(
+    training: ArrayLike, generated: ArrayLike, k: int = 3, reach: ArrayLike | None = None
+) -> tuple[float, float]:
+    """Share of generated images within the training images' balls, and the reverse.
+
+    The ball of an image reaches to its k-th nearest neighbor in its own set, and holds its surface.
+
+    Args:
+        training: (n, d), n above k.
+        generated: (m, d), m above k.
+        k: at least 1.
+        reach: (n,), `radii` of the training images at k, where they are known.
+
+    Returns:
+        Precision and recall. Copies have precision 1; recall sees the training images that are missed.
+
+    Raises:
+        ValueError: shapes or k not as above.
+
+    Source: Kynkäänniemi et al. (2019), with their k.
+    """
+    training, generated = _spaces({"training": training, "generated": generated}, k)
+    reach = _reach(reach, training, k)
+    held = [i.any(axis=1) for i in _inside(generated, training, reach)]
+    found = [i.any(axis=1) for i in _inside(training, generated, radii(generated, k))]
+    return float(np.concatenate(held).mean()), float(np.concatenate(found).mean())
+
+
+def density_coverage(
+    training: ArrayLike, generated: ArrayLike, k: int = 5, reach: ArrayLike | None = None
+) -> tuple[float, float]:
+    """How many of the training images' balls hold a generated image, and how many hold any.
+
+    Args:
+        training, generated, k, reach: as for `precision_recall`.
+
+    Returns:
+        Density: training images whose ball holds it, over k, averaged over generated images; it can be above
+        1. Coverage: share of the training images whose ball holds a generated image.
+
+    Raises:
+        ValueError: shapes or k not as above.
+
+    Source: Naeem et al. (2020), with their k.
+    """
+    training, generated = _spaces({"training": training, "generated": generated}, k)
+    reach = _reach(reach, training, k)
+    density, covered = 0, np.zeros(len(training), dtype=bool)
+    for inside in _inside(generated, training, reach):
+        density += inside.sum()
+        covered |= inside.any(axis=0)
+    return float(density / (k * len(generated))), float(covered.mean())
+
+
+def _spaces(sets: Mapping[str, ArrayLike], k: int) -> list[Floats]:
+    """All as float64 around the mean of the first, which keeps digits."""
+    arrays = {name: np.asarray(x) for name, x in sets.items()}
+    columns = next(iter(arrays.values())).shape[-1:]
+    for name, x in arrays.items():
+        if x.ndim != 2 or x.dtype.kind not in "buif" or x.shape[1:] != columns:
+            raise ValueError(f"{name} are {x.dtype} {x.shape}; allowed: numbers (n, d), the same d in all")
+        if not 1 <= k < len(x):
+            raise ValueError(f"k is {k} with {len(x)} {name} images; allowed: 1 or more, and fewer than they")
+        if not np.isfinite(x).all():
+            raise ValueError(f"{name} have values that are not finite; allowed: finite numbers")
+    center = next(iter(arrays.values())).mean(axis=0, dtype=np.float64)
+    return [x - center for x in arrays.values()]
+
+
+def _reach(reach: ArrayLike | None, training: Floats, k: int) -> Floats:
+    reach = radii(training, k) if reach is None else np.asarray(reach)
+    if reach.shape != (len(training),):
+        raise ValueError(f"reach is {reach.shape}; allowed: ({len(training)},), one of each training image")
+    return reach
+
+
+def _chunks(queries: Floats, centers: Floats) -> Iterator[Floats]:
+    """Distances (part of queries, centers), 64 MB at a time."""
+    return pairwise_distances_chunked(queries, centers, metric="euclidean", working_memory=64)
+
+
+def _inside(queries: Floats, centers: Floats, reach: Floats) -> Iterator[NDArray[np.bool_]]:
+    # equal rows are at distance 0 only up to the root of the rounding error of their squares
+    reach = reach + 1e-7 * (reach + np.sqrt((centers**2).sum(axis=1)))
+    return (part <= reach for part in _chunks(queries, centers))
+
+
+def roc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+    """False and true positive rates when everything at or above each threshold is called positive.
+
+    Args:
+        score: (n,), high for what is to be found; infinities are allowed, NaN are not.
+        positive: (n,), what is to be found; at least one, and not all.
+
+    Returns:
+        Both rates from (0, 0) to (1, 1), one entry per distinct score and the start.
+
+    Raises:
+        ValueError: shapes that differ, NaN, or one kind only.
+    """
+    score, positive = _checked(score, positive)
+    # ranks, as scikit-learn refuses infinities
+    false, true, _ = roc_curve(positive, stats.rankdata(score), drop_intermediate=False)
+    return false, true
+
+
+def auc(
+    score: NDArray[np.floating],
+    positive: NDArray[np.bool_],
+    level: float = 0.95,
+    original: NDArray[np.integer] | None = None,
+) -> tuple[float, float, float]:
+    r"""Area under the ROC curve with its confidence interval.
+
+    The probability A that a positive has a higher score than a negative, ties counted half. The interval
+    holds all areas $\theta$ from which A is no farther than their standard error allows,
+    $|A - \theta| \le z \sqrt{V(\theta)}$, with m positive and n negative originals, and
+
+    $$V(\theta) = \frac{\theta (1 - \theta)}{m n} \left[1 + N \left(\frac{1 - \theta}{2 - \theta}
+      + \frac{\theta}{1 + \theta}\right)\right], \quad N = \frac{m + n}{2} - 1 ,$$
+
+    so that it has a length where the two kinds are wholly apart, too.
+
+    Args:
+        score, positive: as for `roc`.
+        level: of the interval, between 0 and 1.
+        original: (n,), as in `Planted`: m and n are then Kish's effective numbers of originals, those of
+            images that move together wherever their original does. By default every image is a case.
+
+    Returns:
+        The area, and the ends of its interval.
+
+    Raises:
+        ValueError: as `roc`, or another level.
+
+    Source: Newcombe (2006), method 5; Hanley & McNeil (1982) for the variance; Kish (1965).
+    """
+    score, positive = _checked(score, positive)
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; allowed: between 0 and 1")
+    m, n = int(positive.sum()), int((~positive).sum())
+    ranks = stats.rankdata(score)[positive].sum()
+    area = float((ranks - m * (m + 1) / 2) / (m * n))
+    if original is not None:
+        original = np.asarray(original)
+        if original.shape != score.shape:
+            raise ValueError(f"original is {original.shape}; allowed: as score, {score.shape}")
+        m, n = _cases(original[positive]), _cases(original[~positive])
+    z, more = stats.norm.ppf((1 + level) / 2), (m + n) / 2 - 1
+
+    def excess(theta: float) -> float:
+        terms = (1 - theta) / (2 - theta) + theta / (1 + theta)
+        return (area - theta) ** 2 - z**2 * theta * (1 - theta) * (1 + more * terms) / (m * n)
+
+    # at 0 and at 1 theta = area is a root, too, and not the one sought
+    low = 0.0 if area == 0 else optimize.brentq(excess, 0, min(area, 1 - 1e-12))
+    high = 1.0 if area == 1 else optimize.brentq(excess, max(area, 1e-12), 1)
+    return area, low, high
+
+
+def _cases(original: NDArray[np.integer]) -> float:
+    """How many independent cases images are that only their originals tell apart."""
+    counts = np.unique(original, return_counts=True)[1]
+    return counts.sum() ** 2 / (counts**2).sum()
+
+
+def _checked(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+    score, positive = np.asarray(score, dtype=np.float64), np.asarray(positive)
+    if score.ndim != 1 or positive.shape != score.shape or positive.dtype != bool:
+        raise ValueError(
+            f"score is {score.shape} and positive {positive.dtype} {positive.shape}; allowed: (n,), bool (n,)"
+        )
+    if np.isnan(score).any():
+        raise ValueError(f"score is NaN {np.isnan(score).sum()} times; allowed: numbers that have an order")
+    if not 0 < positive.sum() < len(positive):
+        raise ValueError(f"{positive.sum()} of {len(positive)} are positive; allowed: some, and not all")
+    return score, positive

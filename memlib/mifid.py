@@ -182,23 +182,30 @@ def memorization_distance(generated: ArrayLike, training: ArrayLike, chunk: int 
         if not len(kept):
             raise ValueError(f"all {name} features are zero; allowed: some that have a direction")
     precision = np.result_type(generated, training)
+    largest, length = (v.astype(training.dtype) for v in _scale(training, columns, chunk))
     distances, neighbors = np.empty(len(rows)), np.empty(len(rows), dtype=np.int64)
     for start in range(0, len(rows), chunk):
         unit = _unit(generated[rows[start : start + chunk]])
         g = unit.astype(precision)
         best, found = np.full(len(g), -1.0), np.zeros(len(g), dtype=np.int64)
         for offset in range(0, len(columns), chunk):
-            cosine = g @ _unit(training[columns[offset : offset + chunk]]).astype(precision).T
+            part = slice(offset, offset + chunk)
+            # overflow of the squares is avoided in two steps, without a float64 copy of the block
+            other = training[columns[part]] / largest[part, None]
+            other /= length[part, None]
+            cosine = g @ other.astype(precision, copy=False).T
             np.abs(cosine, out=cosine)
             which = cosine.argmax(axis=1)
-            largest = cosine[np.arange(len(g)), which]
-            better = largest > best
-            best[better], found[better] = largest[better], which[better] + offset
+            closest = cosine[np.arange(len(g)), which]
+            better = closest > best
+            best[better], found[better] = closest[better], which[better] + offset
         neighbors[start : start + chunk] = columns[found]
         other = _unit(training[columns[found]])
         # 1 - |cos| of unit vectors, without the loss of digits where they are close
-        squares = [((unit - sign * other) ** 2).sum(axis=1) for sign in (1, -1)]
-        distances[start : start + chunk] = np.minimum(*squares) / 2
+        opposite = np.einsum("ij,ij->i", unit, other) < 0
+        other[opposite] *= -1
+        unit -= other
+        distances[start : start + chunk] = np.einsum("ij,ij->i", unit, unit) / 2
     dropped = len(generated) - len(rows), len(training) - len(columns)
     return Nearest(float(distances.mean()), distances, rows, neighbors, dropped)
 
@@ -351,7 +358,20 @@ def _blocks(features: NDArray, size: int) -> Iterator[NDArray]:
     return (features[start : start + size] for start in range(0, len(features), size))
 
 
+def _scale(features: NDArray, rows: Ints, chunk: int) -> tuple[Floats, Floats]:
+    """Largest absolute entry of rows, and their length after division by it, (len(rows),) each."""
+    largest, length = np.empty(len(rows)), np.empty(len(rows))
+    for start in range(0, len(rows), chunk):
+        part = slice(start, start + chunk)
+        block = features[rows[part]]
+        largest[part] = np.abs(block).max(axis=1)
+        block = block / largest[part, None].astype(features.dtype)
+        length[part] = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
+    return largest, length
+
+
 def _unit(features: NDArray) -> Floats:
     """Rows of length 1 in float64; the largest entry first, so that squares neither over- nor underflow."""
-    scaled = features / np.abs(features).max(axis=1, keepdims=True).astype(np.float64)
-    return scaled / np.sqrt((scaled**2).sum(axis=1, keepdims=True))
+    unit = features / np.abs(features).max(axis=1, keepdims=True).astype(np.float64)
+    unit /= np.sqrt(np.einsum("ij,ij->i", unit, unit))[:, None]
+    return unit

@@ -144,6 +144,43 @@ def perfect_generator(
     return stretched.assign(**table[list(AGAINST_HELD_OUT)])
 
 
+def own_or_unseen(
+    samples: ArrayLike, own: ArrayLike, unseen: ArrayLike, draws: int = 19, seed: int = 0
+) -> pd.DataFrame:
+    """Are samples closer to the images their model was trained on than to others that it has not seen?
+
+    Both sets are drawn to one size, as a distance to more images is smaller. They are alike but for the
+    model, so where it has not memorized, both distances are equal but for chance, however good or poor the
+    samples are.
+
+    Args:
+        samples: features (m, d).
+        own: features (n, d) of the training images.
+        unseen: features (l, d) of images like them, l at least 2.
+        draws: of sets of min(n, l // 2) images, without replacement; at least 1.
+        seed: 0 or more.
+
+    Returns:
+        A row for each draw: `own` and `unseen`, the memorization distances of the samples.
+
+    Raises:
+        ValueError: fewer draws than 1, a seed below 0, one unseen image, or what the distance refuses.
+    """
+    own, unseen = np.asarray(own), np.asarray(unseen)
+    for name, value, least in (("draws", draws, 1), ("seed", seed, 0), ("unseen images", len(unseen), 2)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    size, rng = min(len(own), len(unseen) // 2), np.random.default_rng(seed)
+    rows = [
+        {
+            name: memorization_distance(samples, images[rng.permutation(len(images))[:size]]).d
+            for name, images in (("own", own), ("unseen", unseen))
+        }
+        for _ in range(draws)
+    ]
+    return pd.DataFrame(rows)
+
+
 def by_image(training: ArrayLike, samples: ArrayLike, held_out: ArrayLike) -> pd.DataFrame:
     """What samples say of each training image: do they come from it?
 

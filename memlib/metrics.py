@@ -9,7 +9,7 @@ from scipy import optimize, stats
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_chunked, roc_curve
 
-from memlib.neighbors import distance_ratio, nearest
+from memlib.neighbors import check_matrix, distance_ratio, nearest
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -154,7 +154,7 @@ def radii(x: ArrayLike, k: int) -> Floats:
     >>> radii([[0.0], [1.0], [4.0]], 2)
     array([4., 3., 4.])
     """
-    [x] = _spaces({"rows": x}, k)
+    [x] = _spaces({"images": x}, k)
     return np.concatenate([np.partition(part, k, axis=1)[:, k] for part in _chunks(x, x)])
 
 
@@ -214,17 +214,14 @@ def density_coverage(
 
 def _spaces(sets: Mapping[str, ArrayLike], k: int) -> list[Floats]:
     """All as float64 around the mean of the first, which keeps digits."""
-    arrays = {name: np.asarray(x) for name, x in sets.items()}
-    columns = next(iter(arrays.values())).shape[-1:]
-    for name, x in arrays.items():
-        if x.ndim != 2 or x.dtype.kind not in "buif" or x.shape[1:] != columns:
-            raise ValueError(f"{name} are {x.dtype} {x.shape}; allowed: numbers (n, d), the same d in all")
+    arrays = [check_matrix(name, x) for name, x in sets.items()]
+    for name, x in zip(sets, arrays, strict=True):
+        if x.shape[1] != arrays[0].shape[1]:
+            raise ValueError(f"{name} have {x.shape[1]} features; allowed: {arrays[0].shape[1]} in all sets")
         if not 1 <= k < len(x):
-            raise ValueError(f"k is {k} with {len(x)} {name} images; allowed: 1 or more, and fewer than they")
-        if not np.isfinite(x).all():
-            raise ValueError(f"{name} have values that are not finite; allowed: finite numbers")
-    center = next(iter(arrays.values())).mean(axis=0, dtype=np.float64)
-    return [x - center for x in arrays.values()]
+            raise ValueError(f"k is {k} and {name} are {len(x)}; allowed: k from 1 to below their number")
+    center = arrays[0].mean(axis=0, dtype=np.float64)
+    return [x - center for x in arrays]
 
 
 def _reach(reach: ArrayLike | None, training: Floats, k: int) -> Floats:

@@ -9,6 +9,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
+from memlib.frechet import Moments, feature_matrix, frechet_distance, moments
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Interval = tuple[float, float]
@@ -16,14 +18,7 @@ Interval = tuple[float, float]
 # eps in the competition, by the features it was chosen for; it has no meaning for others
 EPS = {"inception": 0.1, "nasnet": 0.25}
 DELTA = 1e-15
-
-
-class Moments(NamedTuple):
-    """Mean (d,) and covariance of n features, the latter as `root.T @ root` with an upper triangle (d, d)."""
-
-    mean: Floats
-    root: Floats
-    n: int
+SURE = 1e-5  # float32 finds neighbors at this distance and above up to a tenth of it
 
 
 class Nearest(NamedTuple):
@@ -56,7 +51,7 @@ class MiFID:
         eps, delta: as asked for.
         held_out_d: d of held-out images, the yardstick of eps; NaN where none were given.
         nearest: the nearest training feature of every generated one.
-        mifid_interval, fid_interval, d_interval: over other samples of the same generator.
+        mifid_interval, fid_interval, d_interval: for samples without end of the same generator.
         fid_bias: by how much a sample of this size is expected to raise fid; not taken off.
         penalized: share of the replicates with d below eps.
     """
@@ -85,66 +80,6 @@ class MiFID:
         return pd.DataFrame(pairs | {"distance": near.distances[order]})
 
 
-def moments(features: ArrayLike) -> Moments:
-    r"""Mean and covariance in float64, without forming the covariance.
-
-    The root comes from a QR decomposition of the centered features, block by block, so that no digits are
-    lost to squaring:  $\Sigma = R^\top R,\ QR = (X - \bar x) / \sqrt{n - 1}$.
-
-    Args:
-        features: (n, d), finite, n > d.
-
-    Raises:
-        ValueError: another shape, values that are not finite, or n <= d: then the covariance is singular
-            whatever the distribution, and the distance says more about n than about the features.
-
-    >>> moments([[0.0], [2.0], [4.0]]).root ** 2
-    array([[4.]])
-    """
-    features = _features("features", features)
-    n, d = features.shape
-    if n <= d:
-        raise ValueError(f"{n} images have {d} features each; allowed: more images than features")
-    mean = features.mean(axis=0, dtype=np.float64)
-    root = np.empty((0, d))
-    for part in _blocks(features, max(4 * d, 1024)):
-        root = linalg.qr(np.vstack([root, part - mean]), mode="r", overwrite_a=True, check_finite=False)[0]
-        root = root[:d]  # rows below are zero
-    return Moments(mean, root / np.sqrt(n - 1), n)
-
-
-def frechet_distance(generated: ArrayLike | Moments, training: ArrayLike | Moments) -> float:
-    r"""Squared Frechet distance of two Gaussians with the moments of the features: FID, for Inception's.
-
-    $$\|\mu_g - \mu_r\|^2 + \operatorname{tr}(\Sigma_g + \Sigma_r - 2 (\Sigma_g \Sigma_r)^{1/2})$$
-
-    The trace of the matrix root is the sum of the singular values of $R_g R_r^\top$, with roots as in
-    `moments`: no complex numbers, and exactly symmetric up to rounding.
-
-    Args:
-        generated, training: features (n, d), or their `moments`, which need not be computed anew for every
-            generator.
-
-    Returns:
-        At least 0, in the squared unit of the features.
-
-    Raises:
-        ValueError: as `moments`, or another number of features in each.
-
-    Source: Heusel et al. (2017); Dowson & Landau (1982).
-
-    >>> x = np.array([[-1.0], [1.0], [0.0]])
-    >>> round(frechet_distance(2 * x + 3, x), 9)  # means 3 apart, standard deviations 2 and 1
-    10.0
-    """
-    g, r = (m if isinstance(m, Moments) else moments(m) for m in (generated, training))
-    if g.mean.shape != r.mean.shape:
-        raise ValueError(f"generated have {len(g.mean)} features, training {len(r.mean)}; allowed: as many")
-    overlap = linalg.svdvals(g.root @ r.root.T).sum()
-    spread = (g.root**2).sum() + (r.root**2).sum() - 2 * overlap
-    return float(((g.mean - r.mean) ** 2).sum() + max(spread, 0.0))
-
-
 def memorization_distance(generated: ArrayLike, training: ArrayLike, chunk: int = 4096) -> Nearest:
     r"""How close generated features come to training features, on average.
 
@@ -152,12 +87,13 @@ def memorization_distance(generated: ArrayLike, training: ArrayLike, chunk: int 
 
     The mean is over the *generated* features: a generator that repeats few copies has d = 0. (Averaged over
     the training features, as torchmetrics 1.9 does, it would go unpunished.) Zero features are dropped and
-    counted. The search multiplies in the precision of the features; the distance to the neighbor it finds is
-    measured in float64 from the difference of the unit vectors, so that a copy has distance 0.
+    counted. The search multiplies in the precision of the features, and where that leaves close neighbors in
+    doubt again in float64; the distance to the neighbor it finds is measured in float64 from the difference
+    of the unit vectors, so that a copy has distance 0.
 
     Args:
-        generated: (m, d), finite; float32 halves time and memory and finds neighbors whose cosine is the
-            largest up to rounding.
+        generated: (m, d), finite; float32 halves time and memory; neighbors farther than 1e-5 are then the
+            nearest up to 1e-6.
         training: (n, d), finite.
         chunk: rows of either handled at once, at least 1; memory beside the input is about
             16 chunk (chunk + 3 d) bytes, for float32 8 chunk (chunk + 5 d).
@@ -170,7 +106,7 @@ def memorization_distance(generated: ArrayLike, training: ArrayLike, chunk: int 
     >>> memorization_distance([[2.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [1.0, 1.0]]).d
     0.0
     """
-    generated, training = _features("generated", generated), _features("training", training)
+    generated, training = feature_matrix("generated", generated), feature_matrix("training", training)
     if generated.shape[1] != training.shape[1]:
         raise ValueError(
             f"generated have {generated.shape[1]} features, training {training.shape[1]}; allowed: as many"
@@ -182,7 +118,20 @@ def memorization_distance(generated: ArrayLike, training: ArrayLike, chunk: int 
         if not len(kept):
             raise ValueError(f"all {name} features are zero; allowed: some that have a direction")
     precision = np.result_type(generated, training)
-    largest, length = (v.astype(training.dtype) for v in _scale(training, columns, chunk))
+    distances, neighbors = _search(generated, rows, training, columns, precision, chunk)
+    unsure = np.flatnonzero((distances > 0) & (distances < SURE)) if precision == np.float32 else []
+    if len(unsure):
+        again = _search(generated, rows[unsure], training, columns, np.dtype(np.float64), chunk)
+        distances[unsure], neighbors[unsure] = again
+    dropped = len(generated) - len(rows), len(training) - len(columns)
+    return Nearest(float(distances.mean()), distances, rows, neighbors, dropped)
+
+
+def _search(
+    generated: NDArray, rows: Ints, training: NDArray, columns: Ints, precision: np.dtype, chunk: int
+) -> tuple[Floats, Ints]:
+    """Distance of each of the rows to the nearest of the columns, and which that is."""
+    largest, length = (v.astype(precision) for v in _scale(training, columns, precision, chunk))
     distances, neighbors = np.empty(len(rows)), np.empty(len(rows), dtype=np.int64)
     for start in range(0, len(rows), chunk):
         unit = _unit(generated[rows[start : start + chunk]])
@@ -190,10 +139,10 @@ def memorization_distance(generated: ArrayLike, training: ArrayLike, chunk: int 
         best, found = np.full(len(g), -1.0), np.zeros(len(g), dtype=np.int64)
         for offset in range(0, len(columns), chunk):
             part = slice(offset, offset + chunk)
-            # overflow of the squares is avoided in two steps, without a float64 copy of the block
-            other = training[columns[part]] / largest[part, None]
+            # in two steps, so that squares do not overflow; without a float64 copy of the block
+            other = training[columns[part]].astype(precision) / largest[part, None]
             other /= length[part, None]
-            cosine = g @ other.astype(precision, copy=False).T
+            cosine = g @ other.T
             np.abs(cosine, out=cosine)
             which = cosine.argmax(axis=1)
             closest = cosine[np.arange(len(g)), which]
@@ -206,8 +155,7 @@ def memorization_distance(generated: ArrayLike, training: ArrayLike, chunk: int 
         other[opposite] *= -1
         unit -= other
         distances[start : start + chunk] = np.einsum("ij,ij->i", unit, unit) / 2
-    dropped = len(generated) - len(rows), len(training) - len(columns)
-    return Nearest(float(distances.mean()), distances, rows, neighbors, dropped)
+    return distances, neighbors
 
 
 def penalized_fid(fid: ArrayLike, d: ArrayLike, eps: float, delta: float = DELTA) -> Floats:
@@ -242,10 +190,11 @@ def mifid(
 ) -> MiFID:
     r"""Memorization-informed FID of generated images, with bootstrap intervals.
 
-    The intervals say how much the scores would differ for other samples of the same generator, of the same
-    number; the training features are what the score is about and stay fixed. They are basic bootstrap
-    intervals, $[2 \hat\theta - \theta^*_{high}, 2 \hat\theta - \theta^*_{low}]$: a finite sample raises FID,
-    a sample of the sample raises it again, and percentiles of the latter need not even hold the estimate.
+    The training features are what the score is about and stay fixed; the samples are one draw from the
+    generator. A finite sample raises FID, and a sample of the sample raises it again by as much. So the basic
+    bootstrap interval, $[2 \hat\theta - \theta^*_{high}, 2 \hat\theta - \theta^*_{low}]$, is about the FID
+    that samples without end would have: it can lie below `fid`, and begins at 0 where the samples are too few
+    to take off their bias. d is a mean and has none; its interval is of percentiles. MiFID's combines both.
 
     Args:
         generated: features (m, d), m > d.
@@ -254,8 +203,8 @@ def mifid(
             choose it by d of held-out images.
         delta: above 0, what keeps the score finite at d = 0.
         held_out: features of images that no generator saw, for `held_out_d`.
-        replicates: of the bootstrap, 0 for none, else at least 20; m d^2 operations each, seconds at
-            50000 x 2048.
+        replicates: of the bootstrap, 0 for none, else at least 20; m d^2 operations each: seconds, so
+            minutes in all, at 50000 x 2048.
         level: of the intervals, between 0 and 1.
         seed: of the bootstrap, 0 or more.
 
@@ -272,22 +221,20 @@ def mifid(
     if seed < 0:
         raise ValueError(f"seed is {seed}; allowed: 0 or more")
     penalized_fid(0, 0, eps, delta)  # refuses what is not allowed before anything is computed
-    generated, training = _features("generated", generated), _features("training", training)
+    generated, training = feature_matrix("generated", generated), feature_matrix("training", training)
     if held_out is not None:
-        held_out = _features("held_out", held_out)
+        held_out = feature_matrix("held_out", held_out)
         if held_out.shape[1] != training.shape[1]:
             raise ValueError(
                 f"held_out have {held_out.shape[1]} features, training {training.shape[1]}; allowed: as many"
             )
-    reference = moments(training)
+    reference = moments(training, "training")
     fid = frechet_distance(generated, reference)
     nearest = memorization_distance(generated, training)
     held_out_d = np.nan if held_out is None else memorization_distance(held_out, training).d
     score = float(penalized_fid(fid, nearest.d, eps, delta))
     parts = np.array(list(_resampled(generated, reference, nearest, replicates, seed))).reshape(-1, 2).T
-    # reflected at the estimate, within the ranges of both
-    reflected = 2 * np.array([[fid], [nearest.d]]) - parts
-    fids, ds = np.maximum(reflected[0], 0), reflected[1].clip(0, 1)
+    fids, ds = np.maximum(2 * fid - parts[0], 0), parts[1]
 
     def ends(values: Floats) -> Interval:
         low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if replicates else [np.nan] * 2
@@ -340,32 +287,14 @@ def _resampled(
         yield ((center + mean - reference.mean) ** 2).sum() + spread, distance
 
 
-def _features(name: str, values: ArrayLike) -> NDArray[np.floating]:
-    values = np.asarray(values)
-    if values.ndim != 2 or values.dtype.kind not in "buif" or not values.size:
-        raise ValueError(f"{name} are {values.dtype} {values.shape}; allowed: numbers of shape (n, d)")
-    if values.dtype not in (np.float32, np.float64):
-        values = values.astype(np.float64)
-    # a sum shows NaN and infinities without a copy; where it is not finite by its size, the values decide
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = values.sum(dtype=np.float64)
-    if not np.isfinite(total) and not np.isfinite(values).all():
-        raise ValueError(f"{name} have values that are not finite; allowed: finite numbers")
-    return values
-
-
-def _blocks(features: NDArray, size: int) -> Iterator[NDArray]:
-    return (features[start : start + size] for start in range(0, len(features), size))
-
-
-def _scale(features: NDArray, rows: Ints, chunk: int) -> tuple[Floats, Floats]:
+def _scale(features: NDArray, rows: Ints, precision: np.dtype, chunk: int) -> tuple[Floats, Floats]:
     """Largest absolute entry of rows, and their length after division by it, (len(rows),) each."""
     largest, length = np.empty(len(rows)), np.empty(len(rows))
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
-        block = features[rows[part]]
+        block = features[rows[part]].astype(precision)
         largest[part] = np.abs(block).max(axis=1)
-        block = block / largest[part, None].astype(features.dtype)
+        block /= largest[part, None].astype(precision)
         length[part] = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
     return largest, length
 

@@ -70,7 +70,7 @@ def nearest(
     Raises:
         ValueError: if a shape, a value or `chunk` is not as above.
     """
-    queries, references = _matrix("queries", queries), _matrix("references", references)
+    queries, references = check_matrix("queries", queries), check_matrix("references", references)
     if queries.shape[1] != references.shape[1]:
         raise ValueError(
             f"queries and references must have as many columns, got {queries.shape} and {references.shape}"
@@ -238,7 +238,8 @@ def binned_mean(
     return edges, mean, sem, count
 
 
-def _matrix(name: str, values: ArrayLike) -> NDArray:
+def check_matrix(name: str, values: ArrayLike) -> NDArray:
+    """Numbers (n, d), finite and of a size whose square is; ValueError by `name` otherwise."""
     values = np.asarray(values)
     if values.ndim != 2 or values.dtype.kind not in "buif":
         raise ValueError(f"{name} must be numbers of shape (n, d), got {values.dtype} {values.shape}")

@@ -241,6 +241,7 @@ def cheat(kind: str, images: NDArray[np.uint8], count: int, seed: int = 0) -> ND
         ValueError: a value that is not allowed.
     """
     check_known("cheat", kind, CHEATS)
+    _check_images("images", images)
     for name, value, least in (("count", count, 1), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name} is {value}; allowed: {least} or more")
@@ -275,6 +276,8 @@ def mixture(
     Raises:
         ValueError: shapes that differ, another share, or another seed.
     """
+    _check_images("copies", copies)
+    _check_images("samples", samples)
     if copies.shape != samples.shape:
         raise ValueError(f"copies are {copies.shape}, samples {samples.shape}; allowed: the same shape")
     if not 0 <= share <= 1:
@@ -285,3 +288,10 @@ def mixture(
     mixed = samples.copy()
     mixed[places] = copies[places]
     return mixed
+
+
+def _check_images(name: str, images: NDArray) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise ValueError(
+            f"{name} are {images.dtype} {images.shape}; allowed: uint8 (n, C, H, W), n at least 1"
+        )

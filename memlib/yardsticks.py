@@ -64,9 +64,14 @@ def yardsticks(
     Raises:
         ValueError: what one of the yardsticks refuses.
     """
+    if not generators:
+        raise ValueError("generators are none; allowed: one or more")
+    penalized_fid(0, 0, eps)  # refuses what is not allowed before anything is computed
     reference = _reference(training, cells)
     rows = {name: _row(g, training, held_out, eps, reference) for name, g in generators.items()}
-    return pd.DataFrame.from_dict(rows, "index", columns=list(SIDES))
+    table = pd.DataFrame.from_dict(rows, "index", columns=list(SIDES))
+    table.attrs["images"] = len(np.asarray(held_out))
+    return table
 
 
 class _Reference(NamedTuple):
@@ -108,18 +113,20 @@ def _row(
 
 
 def perfect_generator(
-    pool: NDArray, training: ArrayLike, eps: float, splits: int = 19, seed: int = 0, cells: int = 3
+    pool: ArrayLike, training: ArrayLike, eps: float, splits: int = 19, seed: int = 0, cells: int = 3
 ) -> pd.DataFrame:
     r"""Yardsticks of images from the very distribution: random halves of held-out images, against the others.
 
-    The rows are to spread as another generator's would around their mean. Yardsticks that compare the two
-    halves with each other do so by themselves. Of the others, which look at one half, a mean over m images of
-    a pool of 2m varies around that of the pool by $\sigma^2 / 2m$, where one over m new images varies by
-    $\sigma^2 / m$, and the pool's own by $\sigma^2 / 2m$: three times as much in all, so their rows are
-    stretched about the mean by the root of 3.
+    The rows are to spread around their mean as other samples of m images would. Yardsticks that compare the
+    two halves with each other do so by themselves. Of the others, which look at one half, a mean over m
+    images of a pool of 2m varies around that of the pool by $\sigma^2 / 2m$, where one over m new images
+    varies by $\sigma^2 / m$, and the pool's own by $\sigma^2 / 2m$: three times as much in all, so their rows
+    are stretched about the mean by the root of 3. Near its least value FID is no mean but a square, and
+    spreads less than that: then it notices somewhat too rarely.
 
     Args:
-        pool: features of held-out images, (2m, d), m > d; of an odd number one is left out of each split.
+        pool: features of held-out images, (2m, d), m > d, with m as many as the images of the generators
+            to be compared; of an odd number one is left out of each split.
         training, eps, cells: as for `yardsticks`.
         splits: rows, at least 2.
         seed: 0 or more.
@@ -133,6 +140,8 @@ def perfect_generator(
     for name, value, least in (("splits", splits, 2), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    penalized_fid(0, 0, eps)
+    pool = np.asarray(pool)
     rng, m, rows = np.random.default_rng(seed), len(pool) // 2, []
     reference = _reference(training, cells)
     for _ in range(splits):
@@ -141,7 +150,9 @@ def perfect_generator(
         rows.append(_row(generated, training, held_out, eps, reference))
     table = pd.DataFrame(rows, columns=list(SIDES))
     stretched = table.mean() + np.sqrt(3) * (table - table.mean())
-    return stretched.assign(**table[list(AGAINST_HELD_OUT)])
+    table = stretched.assign(**table[list(AGAINST_HELD_OUT)])
+    table.attrs["images"] = m
+    return table
 
 
 def own_or_unseen(
@@ -193,7 +204,7 @@ def by_image(training: ArrayLike, samples: ArrayLike, held_out: ArrayLike) -> pd
         A row for each training image: `count`, the samples that it is nearest to; `closeness`, the negative
         distance to the nearest sample; `rho`, the distance to the nearest held-out image over that to the
         nearest sample, inf at a copy. Distances are those of `memlib.mifid.memorization_distance`; NaN
-        where an image has no feature above 0, and where it is a copy of both a sample and a held-out image.
+        where all features of an image are 0, and where it is a copy of both a sample and a held-out image.
 
     Raises:
         ValueError: another number of samples than of held-out images, or what the distance refuses.
@@ -219,9 +230,13 @@ def against(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.DataFrame:
         perfect: as from `perfect_generator`, at least two rows.
 
     Returns:
-        The shape of `table`: 0 at the mean of a perfect generator, 1 at the worst of its rows.
+        The shape of `table`: 0 at the mean of a perfect generator, 1 at the worst of its rows; not finite
+        where all of these are equal.
+
+    Raises:
+        ValueError: a table of generators with another number of images than the perfect ones.
     """
-    sides = pd.Series(SIDES)
+    sides = _sides(table, perfect)
     mean, worst = (perfect * sides).mean(), (perfect * sides).max()
     return (table * sides - mean) / (worst - mean)
 
@@ -237,6 +252,18 @@ def noticed(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         bool, the shape of `table`.
+
+    Raises:
+        ValueError: a table of generators with another number of images than the perfect ones.
     """
-    sides = pd.Series(SIDES)
+    sides = _sides(table, perfect)
     return table * sides > (perfect * sides).max()
+
+
+def _sides(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.Series:
+    ours, theirs = (t.attrs.get("images") for t in (table, perfect))
+    if ours != theirs:
+        raise ValueError(
+            f"generators have {ours} images, perfect ones {theirs}; allowed: as many, as FID depends on it"
+        )
+    return pd.Series(SIDES)

@@ -252,7 +252,7 @@ YARDSTICKS = [
     call("mifid.mifid(np.nan * x, y, eps=0.1)", "generated have values that are not finite; allowed: finite"),
     call("metrics.data_copying(x, y, y[:9])", "allowed: more generated images, or fewer cells than 3"),
     call("metrics.closer_share(x, y, x)", "samples must be as many as validation observations"),
-    call("metrics.precision_recall(x, y, k=30)", "k is 30"),
+    call("metrics.precision_recall(x, y, k=30)", "k is 30 and generated are 30; allowed: k from 1"),
     call("yardsticks.perfect_generator(y, x, 0.1, splits=1)", "splits is 1; allowed: 2 or more"),
     call('planted.cheat("copy", digits.images, 9)', "unknown cheat 'copy' (did you mean"),
     call("planted.mixture(digits.images, digits.images, 1.5)", "share is 1.5; allowed: 0 to 1"),

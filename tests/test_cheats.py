@@ -179,3 +179,18 @@ def test_places_are_drawn_by_the_seed():
 def test_what_cannot_be_mixed_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_images_that_are_not_bytes_are_refused():
+    images = load_images("digits", "test").images[:9]
+    for wrong, message in (
+        (images / 255, "float64"),
+        (images[:0], r"\(0, 1, 32, 32\)"),
+        (images[0], "uint8"),
+    ):
+        with pytest.raises(ValueError, match=f"images are .*{message}.*; allowed: uint8"):
+            cheat("copies", wrong, 3)
+    with pytest.raises(ValueError, match="copies are float64"):
+        mixture(images / 255, images, 0.5)
+    with pytest.raises(ValueError, match="samples are float64"):
+        mixture(images, images / 255, 0.5)

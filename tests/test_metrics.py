@@ -367,21 +367,17 @@ def test_many_images_go_through_in_parts(monkeypatch):
 @pytest.mark.parametrize(
     ("training", "generated", "k", "message"),
     [
-        (normal(9, 2), normal(9, 2), 0, "k is 0 with 9 training images; allowed: 1 or more, and fewer than"),
-        (normal(9, 2), normal(9, 2), -1, "k is -1 with 9 training images"),
-        (normal(4, 2), normal(9, 2), 4, "k is 4 with 4 training images"),
-        (normal(9, 2), normal(4, 2), 4, "k is 4 with 4 generated images"),
-        (
-            normal(9, 2),
-            normal(9, 3),
-            1,
-            r"generated are float64 \(9, 3\); allowed: numbers \(n, d\), the same",
-        ),
-        (normal(9), normal(9, 1), 1, r"training are float64 \(9,\)"),
-        (normal(9, 1), normal(9), 1, r"generated are float64 \(9,\)"),
-        (np.full((9, 2), "a"), normal(9, 2), 1, r"training are <U1 \(9, 2\)"),
-        (np.full((9, 2), np.nan), normal(9, 2), 1, "training have values that are not finite"),
-        (normal(9, 2), np.full((9, 2), np.inf), 1, "generated have values that are not finite"),
+        (normal(9, 2), normal(9, 2), 0, "k is 0 and training are 9; allowed: k from 1 to below their number"),
+        (normal(9, 2), normal(9, 2), -1, "k is -1 and training are 9"),
+        (normal(4, 2), normal(9, 2), 4, "k is 4 and training are 4"),
+        (normal(9, 2), normal(4, 2), 4, "k is 4 and generated are 4"),
+        (normal(9, 2), normal(9, 3), 1, "generated have 3 features; allowed: 2 in all sets"),
+        (normal(9), normal(9, 1), 1, r"training must be numbers of shape \(n, d\), got float64 \(9,\)"),
+        (normal(9, 1), normal(9), 1, r"generated must be .*, got float64 \(9,\)"),
+        (np.full((9, 2), "a"), normal(9, 2), 1, r"training must be .*, got <U1 \(9, 2\)"),
+        (np.full((9, 2), np.nan), normal(9, 2), 1, "training must be finite"),
+        (normal(9, 2), np.full((9, 2), np.inf), 1, "generated must be finite"),
+        (normal(9, 2), normal(9, 2) * 1e200, 1, "generated must be finite and below 1e150 in size"),
     ],
 )
 def test_what_has_no_balls_is_refused(call, training, generated, k, message):

@@ -128,9 +128,11 @@ def test_moments_in_single_precision_are_computed_in_double():
 
 @pytest.mark.parametrize("n", [1, 3, 4])
 def test_no_more_images_than_features_are_refused(n):
-    with pytest.raises(ValueError, match=rf"^{n} images have 4 features each; allowed: more images than"):
+    with pytest.raises(
+        ValueError, match=rf"^generated: {n} images have 4 features each; allowed: more images"
+    ):
         frechet_distance(normal(n, 4), normal(9, 4))
-    with pytest.raises(ValueError, match=rf"^{n} images have 4 features each"):
+    with pytest.raises(ValueError, match=rf"^features: {n} images have 4 features each"):
         moments(normal(n, 4))
 
 
@@ -349,10 +351,10 @@ def test_what_has_no_cosine_is_refused(generated, training, chunk, message):
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (np.ones(3), r"features are float64 \(3,\); allowed: numbers of shape"),
-        ([["a"], ["b"]], r"features are <U1 \(2, 1\)"),
-        ([[1.0], [np.nan], [2.0]], "features have values that are not finite; allowed: finite numbers"),
-        ([[np.inf], [-np.inf], [2.0]], "features have values that are not finite"),
+        (np.ones(3), r"generated are float64 \(3,\); allowed: numbers of shape"),
+        ([["a"], ["b"]], r"generated are <U1 \(2, 1\)"),
+        ([[1.0], [np.nan], [2.0]], "generated have values that are not finite; allowed: finite numbers"),
+        ([[np.inf], [-np.inf], [2.0]], "generated have values that are not finite"),
     ],
 )
 def test_what_has_no_moments_is_refused(x, message):
@@ -492,24 +494,53 @@ def test_replicates_are_scores_of_features_that_are_repeated(n, precision):
     assert found.fid_bias == pytest.approx(np.mean(fids) - found.fid, abs=1e-8 * found.fid)
     basic = np.quantile((2 * found.fid - fids).clip(0), [0.05, 0.95])
     assert found.fid_interval == pytest.approx(basic, abs=1e-8 * found.fid)
-    basic = np.quantile((2 * found.d - ds).clip(0, 1), [0.05, 0.95])
-    assert found.d_interval == pytest.approx(basic, rel=1e-4)
+    assert found.d_interval == pytest.approx(np.quantile(ds, [0.05, 0.95]), rel=1e-4)
+    combined = np.quantile(penalized_fid((2 * found.fid - fids).clip(0), ds, 0.1), [0.05, 0.95])
+    assert found.mifid_interval == pytest.approx(combined, rel=1e-4)
+    assert found.penalized == np.mean(ds < 0.1)
 
 
-def test_the_interval_covers_the_truth_and_the_bias_is_that_of_samples():
-    """A normal generator's distance from fixed training moments is known; its samples' is larger."""
+def test_the_intervals_cover_the_truth_and_the_bias_is_that_of_samples():
+    """A normal generator's distances from fixed training features are known; its samples' FID is larger."""
     rng, simulations = np.random.default_rng(0), 120
-    training = rng.normal(size=(400, 4))
-    mean, root = np.array([0.5, 0.0, 0.0, -0.3]), np.triu(rng.normal(0, 0.3, (4, 4))) + np.eye(4)
-    truth = frechet_distance(Moments(mean, root, 300), training)
+    training = rng.normal(size=(400, 6))
+    root = np.triu(rng.normal(0, 0.3, (6, 6))) + np.eye(6)
+    mean = np.array([0.5, 0.0, 0.0, -0.3, 0.0, 0.0])
+    truth = frechet_distance(Moments(mean, root, 120), training)
+    d = memorization_distance(rng.normal(size=(50_000, 6)) @ root + mean, training).d
     found = [
-        mifid(rng.normal(size=(300, 4)) @ root + mean, training, eps=0.01, replicates=60, seed=simulation)
+        mifid(rng.normal(size=(120, 6)) @ root + mean, training, eps=0.01, replicates=60, seed=simulation)
         for simulation in range(simulations)
     ]
-    covered = np.mean([low <= truth <= high for low, high in (f.fid_interval for f in found)])
-    assert 0.85 <= covered <= 1
+
+    def covered(of, intervals):
+        return np.mean([low <= of <= high for low, high in intervals])
+
+    assert 0.85 <= covered(truth, [f.fid_interval for f in found])
+    assert 0.85 <= covered(d, [f.d_interval for f in found])
     excess = np.mean([f.fid for f in found]) - truth
     assert excess > 0 and 0.5 < np.mean([f.fid_bias for f in found]) / excess < 2
+
+
+def test_where_samples_are_few_the_interval_lies_below_the_estimate_and_its_bias():
+    """Both are drawn alike, so that nearly all of the distance is bias."""
+    found = mifid(normal(320, 32, seed=1), normal(20_000, 32, seed=2), eps=0.1, replicates=40)
+    truth = frechet_distance(normal(20_000, 32, seed=3), normal(20_000, 32, seed=2))
+    assert truth < 0.05 and found.fid > 0.5 and found.fid_interval[1] < found.fid
+    assert found.fid_bias > 0.5 * found.fid
+
+
+def test_copies_among_features_that_are_nearly_parallel_are_found_in_single_precision():
+    rng = np.random.default_rng(0)
+    training = (100 + 0.05 * rng.normal(size=(300, 16))).astype(np.float32)
+    near = memorization_distance(training[:90], training)
+    assert near.d == 0 and near.neighbors.tolist() == list(range(90))
+    others = (100 + 0.05 * rng.normal(size=(90, 16))).astype(np.float32)
+    single, double = (
+        memorization_distance(others.astype(t), training.astype(t)) for t in (np.float32, float)
+    )
+    np.testing.assert_allclose(single.distances, double.distances, rtol=1e-6)
+    assert 0 < double.d < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits
 
-from memlib.mifid import penalized_fid
+from memlib.mifid import memorization_distance, penalized_fid
 from memlib.yardsticks import (
     AGAINST_HELD_OUT,
     DETECTORS,
@@ -14,6 +14,7 @@ from memlib.yardsticks import (
     against,
     by_image,
     noticed,
+    own_or_unseen,
     perfect_generator,
     yardsticks,
 )
@@ -95,7 +96,6 @@ def test_independent_samples_are_mostly_not_noticed(table, perfect):
 def test_generators_do_not_see_each_other(table):
     alone = yardsticks({"narrow": GENERATORS["narrow"]}, TRAINING, HELD_OUT, EPS)
     pd.testing.assert_frame_equal(alone, table.loc[["narrow"]])
-    assert yardsticks({}, TRAINING, HELD_OUT, EPS).shape == (0, len(SIDES))
 
 
 def test_offenders_are_closer_than_the_closest_of_the_held_out():
@@ -224,6 +224,7 @@ COPIES, WIDE = {"a": TRAINING[:120]}, normal(120, 8, 8)
         (lambda: perfect_generator(POOL, TRAINING, EPS, seed=-1), "seed is -1; allowed: 0 or more"),
         (lambda: perfect_generator(POOL[:8], TRAINING, EPS), "more images than features"),
         (lambda: perfect_generator(POOL, TRAINING, 2), "eps is 2"),
+        (lambda: yardsticks({}, TRAINING, HELD_OUT, EPS), "generators are none; allowed: one or more"),
         (lambda: perfect_generator(POOL, TRAINING, EPS, cells=301), "cells is 301; allowed: 1 to 300"),
     ],
 )
@@ -250,3 +251,57 @@ def test_what_samples_say_of_each_training_image():
 def test_where_samples_are_like_held_out_images_rho_is_as_often_above_1_as_below():
     view = by_image(*(normal(n, seed) for n, seed in ((400, 1), (200, 2), (200, 3))))
     assert view["count"].sum() == 200 and 0.35 < (view["rho"] > 1).mean() < 0.65
+
+
+def test_copies_of_the_own_images_are_closer_to_these_than_to_unseen_ones():
+    own, unseen = normal(50, 1), normal(120, 2)
+    pair = own_or_unseen(own, own, unseen, draws=3)
+    assert pair.shape == (3, 2) and pair["own"].tolist() == [0, 0, 0] and (pair["unseen"] > 0).all()
+    assert pair["unseen"].nunique() == 3, "other unseen images in each draw"
+
+
+def test_other_samples_are_as_far_from_the_own_images_as_from_unseen_ones():
+    far = normal(60, 3) + np.array([3, -2, 0, 1])  # poor ones
+    ratios = [
+        own_or_unseen(far, *np.split(normal(300, [seed, 9]), [100]))
+        .mean()
+        .agg(lambda d: d["own"] / d["unseen"])
+        for seed in range(20)
+    ]
+    assert np.mean(ratios) == pytest.approx(1, abs=4 * np.std(ratios) / 20**0.5)
+
+
+def test_both_sets_are_drawn_to_one_size():
+    own, unseen = np.eye(4)[[0] * 30], np.eye(4)[[1, 2, 3, 1, 2]]
+    pair = own_or_unseen(np.eye(4), own, unseen, draws=40)
+    assert set(pair["own"]) == {0.75}, "two of the images, which are all alike"
+    assert set(pair["unseen"]) == {0.5, 0.75}, "two of five, alike or not"
+    for arguments, message in (
+        ({"draws": 0}, "draws is 0; allowed: 1 or more"),
+        ({"seed": -1}, "seed is -1; allowed: 0 or more"),
+        ({"unseen": np.eye(4)[:1]}, "unseen images is 1; allowed: 2 or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            own_or_unseen(**({"samples": own, "own": own, "unseen": unseen} | arguments))
+
+
+def test_stretched_rows_spread_as_other_generators_do():
+    """Of d, which is a mean: the differences of new samples from the rows' mean, against the rows' own."""
+    apart, rows = [], []
+    for seed in range(60):
+        training, pool, fresh = (normal(n, [seed, n], 3) for n in (150, 120, 60))
+        chance = perfect_generator(pool, training, EPS, splits=8, seed=seed, cells=1)["d"]
+        apart.append(memorization_distance(fresh, training).d - chance.mean())
+        rows.append(chance.var())
+    ratio = np.mean(np.square(apart)) / np.mean(rows)
+    assert 0.6 < ratio < 1.9  # 3 without stretching; some more than 1, as the rows' mean varies, too
+
+
+def test_tables_of_other_numbers_of_images_are_refused():
+    perfect = perfect_generator(POOL[:200], TRAINING, EPS, splits=2)
+    table = yardsticks({"a": HELD_OUT}, TRAINING, HELD_OUT, EPS)
+    for compare in (against, noticed):
+        with pytest.raises(
+            ValueError, match="generators have 120 images, perfect ones 100; allowed: as many"
+        ):
+            compare(table, perfect)

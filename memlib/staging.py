@@ -20,7 +20,7 @@ from memlib.data import check_known
 from memlib.experiment import EXPERIMENTS
 from memlib.pages import HEADING, Page, declared_by, read_yaml
 
-# Where MyST defines a label: a target, a labelled equation, an option of a directive.
+# Where MyST defines a label: a target, a labeled equation, an option of a directive.
 _DEFINITIONS = re.compile(
     r"^(?P<target>\()(?P<a>[^()\s]+)(?=\)=\s*$)"
     r"|(?P<equation>\$\$[ \t]*\()(?P<b>[^()\s]+)(?=\)[ \t]*$)"

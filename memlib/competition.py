@@ -1,12 +1,11 @@
 """The competition behind MiFID: what its authors released about each submission, read and recomputed."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from memlib.data_files import check_folder, data_root
+from memlib.data_files import check_folder, data_root, fingerprint
 from memlib.mifid import EPS, penalized_fid
 
 FILE = "mifid_competition_results.csv"
@@ -46,7 +45,7 @@ def load(root: str | Path | None = None) -> pd.DataFrame:
             f"no {path}; set MEMLIB_DATA to the folder that has the results of the competition, which its "
             "authors released with their code and data (Bai et al. 2021)"
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = fingerprint(path, "sha256")
     if digest != SHA256:
         raise ValueError(f"{path} has sha256 {digest[:8]}...; allowed: the authors' release, {SHA256[:8]}...")
     raw = pd.read_csv(path, index_col="submission_id", keep_default_na=False, na_values=[""])

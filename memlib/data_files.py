@@ -55,14 +55,17 @@ def ensure_files(name: str, root: Path) -> None:
                 "there is a network, to a folder DATA that can be written:\n"
                 f"  python -c \"from torchvision.datasets import {source}; {source}('DATA', download=True)\""
             ) from error
-    damaged = [str(path) for path, md5 in files.items() if md5 and path.exists() and _md5(path) != md5]
+    damaged = [
+        str(path) for path, md5 in files.items() if md5 and path.exists() and fingerprint(path, "md5") != md5
+    ]
     if damaged:
         raise ValueError(f"{name!r} is damaged: delete these files and load it again: {', '.join(damaged)}")
 
 
-def _md5(path: Path) -> str:
+def fingerprint(path: Path, algorithm: str) -> str:
+    """Hexadecimal digits of a file's hash: "md5" or "sha256"."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:

@@ -1,6 +1,5 @@
 """Features of images, the space in which MiFID and others measure: of any module, or of one trained here."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from memlib.data import SIZE, ImageSet
-from memlib.data_files import data_root
+from memlib.data_files import data_root, fingerprint
 from memlib.models import initialize_
 from memlib.parallel import one_thread
 
@@ -164,8 +163,7 @@ def inception(root: str | Path | None = None) -> nn.Module:
             f"no weights of Inception-v3 at {' or '.join(map(str, files))}; download them from "
             f"https://download.pytorch.org/models/{INCEPTION} to one of these places"
         )
-    with open(found, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = fingerprint(found, "sha256")
     if not digest.startswith(INCEPTION.rpartition("-")[2].removesuffix(".pth")):
         raise ValueError(
             f"{found} is damaged: its sha256 is {digest[:8]}...; delete it and download it again"

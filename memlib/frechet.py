@@ -32,6 +32,14 @@ def feature_matrix(name: str, values: ArrayLike) -> NDArray[np.floating]:
     return values
 
 
+def check_width(name: str, features: NDArray, training: NDArray) -> None:
+    """ValueError by `name` for features (n, d) of another d than those of training images."""
+    if features.shape[-1] != training.shape[-1]:
+        raise ValueError(
+            f"{name} have {features.shape[-1]} features, training {training.shape[-1]}; allowed: as many"
+        )
+
+
 def moments(features: ArrayLike, name: str = "features") -> Moments:
     r"""Mean and covariance in float64, without forming the covariance.
 
@@ -88,8 +96,7 @@ def frechet_distance(generated: ArrayLike | Moments, training: ArrayLike | Momen
     """
     both = {"generated": generated, "training": training}
     g, r = (m if isinstance(m, Moments) else moments(m, name) for name, m in both.items())
-    if g.mean.shape != r.mean.shape:
-        raise ValueError(f"generated have {len(g.mean)} features, training {len(r.mean)}; allowed: as many")
+    check_width("generated", g.mean, r.mean)
     overlap = linalg.svdvals(g.root @ r.root.T).sum()
     spread = (g.root**2).sum() + (r.root**2).sum() - 2 * overlap
     return float(((g.mean - r.mean) ** 2).sum() + max(spread, 0.0))

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
-from memlib.frechet import Moments, feature_matrix, frechet_distance, moments
+from memlib.frechet import Moments, check_width, feature_matrix, frechet_distance, moments
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -107,10 +107,7 @@ def memorization_distance(generated: ArrayLike, training: ArrayLike, chunk: int 
     0.0
     """
     generated, training = feature_matrix("generated", generated), feature_matrix("training", training)
-    if generated.shape[1] != training.shape[1]:
-        raise ValueError(
-            f"generated have {generated.shape[1]} features, training {training.shape[1]}; allowed: as many"
-        )
+    check_width("generated", generated, training)
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; allowed: 1 or more")
     rows, columns = (np.flatnonzero(f.any(axis=1)) for f in (generated, training))
@@ -224,10 +221,7 @@ def mifid(
     generated, training = feature_matrix("generated", generated), feature_matrix("training", training)
     if held_out is not None:
         held_out = feature_matrix("held_out", held_out)
-        if held_out.shape[1] != training.shape[1]:
-            raise ValueError(
-                f"held_out have {held_out.shape[1]} features, training {training.shape[1]}; allowed: as many"
-            )
+        check_width("held_out", held_out, training)
     reference = moments(training, "training")
     fid = frechet_distance(generated, reference)
     nearest = memorization_distance(generated, training)

@@ -68,7 +68,8 @@ def yardsticks(
         raise ValueError("generators are none; allowed: one or more")
     penalized_fid(0, 0, eps)  # refuses what is not allowed before anything is computed
     reference = _reference(training, cells)
-    rows = {name: _row(g, training, held_out, eps, reference) for name, g in generators.items()}
+    limit = _limit(held_out, training)
+    rows = {name: _row(g, training, held_out, limit, eps, reference) for name, g in generators.items()}
     table = pd.DataFrame.from_dict(rows, "index", columns=list(SIDES))
     table.attrs["images"] = len(np.asarray(held_out))
     return table
@@ -89,12 +90,21 @@ def _reference(training: ArrayLike, cells: int) -> _Reference:
     return _Reference(moments(training), spacing, partitioned(training, cells), reach)
 
 
+def _limit(held_out: ArrayLike, training: ArrayLike) -> float:
+    """The distance below which a generated image is an offender."""
+    return float(np.quantile(memorization_distance(held_out, training).distances, TAIL))
+
+
 def _row(
-    generated: ArrayLike, training: ArrayLike, held_out: ArrayLike, eps: float, reference: _Reference
+    generated: ArrayLike,
+    training: ArrayLike,
+    held_out: ArrayLike,
+    limit: float,
+    eps: float,
+    reference: _Reference,
 ) -> dict[str, float]:
     fid = frechet_distance(generated, reference.moments)
     near = memorization_distance(generated, training)
-    limit = np.quantile(memorization_distance(held_out, training).distances, TAIL)
     precision, recall = precision_recall(training, generated, 3, reference.reach[3])
     density, coverage = density_coverage(training, generated, 5, reference.reach[5])
     return {
@@ -147,7 +157,7 @@ def perfect_generator(
     for _ in range(splits):
         order = rng.permutation(len(pool))
         generated, held_out = pool[order[:m]], pool[order[m : 2 * m]]
-        rows.append(_row(generated, training, held_out, eps, reference))
+        rows.append(_row(generated, training, held_out, _limit(held_out, training), eps, reference))
     table = pd.DataFrame(rows, columns=list(SIDES))
     stretched = table.mean() + np.sqrt(3) * (table - table.mean())
     table = stretched.assign(**table[list(AGAINST_HELD_OUT)])

@@ -117,12 +117,11 @@ def test_scatter_by_label_draws_every_point_under_its_label():
     assert legend(figure) == list(NAMES.values())
 
 
-def test_scatter_by_label_draws_no_other_labels_and_has_logarithms():
-    figure = figures.scatter_by_label({"a": (RHO, RHO)}, LABEL, {"": "none"}, "", "", log=True)
+def test_scatter_by_label_draws_no_other_labels():
+    figure = figures.scatter_by_label({"a": (RHO, RHO)}, LABEL, {"": "none"}, "", "")
     (axes,) = figure.axes
     np.testing.assert_array_equal(axes.collections[0].get_offsets(), np.column_stack([RHO, RHO])[LABEL == ""])
     assert len(axes.collections) == 1 and legend(figure) == ["none"]
-    assert axes.get_xscale() == axes.get_yscale() == "log"
 
 
 def counts(axes):

@@ -105,7 +105,6 @@ def scatter_by_label(
     names: Mapping[str, str],
     xlabel: str,
     ylabel: str,
-    log: bool = False,
 ) -> Figure:
     """Draw pairs of numbers in the color of their label, a panel for each kind of pair.
 
@@ -114,7 +113,6 @@ def scatter_by_label(
         label: (n,) of strings.
         names: label -> its name in the legend, at most five; others are not drawn. The first are on top.
         xlabel, ylabel: names of the axes.
-        log: space both axes by their logarithms.
     """
     label = np.asarray(label)
     require(0 < len(names) <= len(COLORS), f"names must be 1 to {len(COLORS)}, got {len(names)}")
@@ -130,8 +128,6 @@ def scatter_by_label(
             which = label == own
             style = {"s": 13, "alpha": 0.65, "lw": 0, "zorder": 9 - k, "marker": MARKERS[k]}
             axes.scatter(x[which], y[which], color=COLORS[k], label=name, **style)
-        if log:
-            axes.set(xscale="log", yscale="log")
         axes.set(xlabel=xlabel, title=title)
         axes.grid()
     row[0, 0].set_ylabel(ylabel)

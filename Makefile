@@ -17,10 +17,15 @@ CHAPTERS = $(wildcard book/*.ipynb)
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
+	@echo "After make book, one chapter with other settings, here Figure 10 of the paper at another learning rate:"
+	@echo "  .venv/bin/papermill book/06-outliers.ipynb out.ipynb -p experiment mnist-lr3 \\"
+	@echo "      -p learning_rate 0.0003 -p num_images 6000 -p epochs 25 -p score_every 25 \\"
+	@echo "      -p folds 5 -p repeats 2 -p num_samples 64"
+	@echo
 	@echo "PYTHON=... chooses the interpreter (at least 3.11), JOBS=... how many pages are executed at a time,"
 	@echo "SIZE=quick|laptop|paper the size of the book."
 
-book: $(READY)  ## execute every chapter (SIZE=laptop) and build the book
+book: $(READY)  ## train, execute every chapter (SIZE=laptop), build the book in _build/html
 	$(BIN)/python -m memlib book --size $(SIZE) $(if $(JOBS),--jobs $(JOBS))
 
 quick: $(READY)  ## the same book at its smallest size
@@ -29,11 +34,12 @@ quick: $(READY)  ## the same book at its smallest size
 published: $(READY)  ## execute the pages too large for a laptop into published/book/
 	$(BIN)/python -m memlib book --size published $(if $(JOBS),--jobs $(JOBS))
 
-test: lint  ## lint, then unit tests and every chapter at its quick size
-	results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && MEMLIB_RESULTS="$$results" \
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests memlib $(CHAPTERS)
+test: lint  ## lint, unit tests, every chapter at its quick size, the book in a browser
+	results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && MEMLIB_RESULTS="$$results" OMP_NUM_THREADS=1 \
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --junitxml _build/tests.xml \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests memlib $(CHAPTERS)
 
-lint: $(READY)  ## check format, style, and that the chapters carry no outputs
+lint: $(READY)  ## check format and style, and that the chapters carry no outputs
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(if $(CHAPTERS),$(BIN)/nbstripout --verify --keep-id $(CHAPTERS))

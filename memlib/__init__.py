@@ -7,8 +7,10 @@ scores = memlib.memorization(result)
 """
 
 from memlib import figures
+from memlib.cross_fit import cross_fit, score_models
 from memlib.data import ImageSet, load_images
 from memlib.experiment import EXPERIMENTS, Experiment, variant
+from memlib.latent_model import LatentModel
 from memlib.memorization import exchanged, highly_memorized, memorization
 from memlib.runs import full_model, remaining, run, stored
 from memlib.score_file import score_table, write_scores
@@ -18,6 +20,8 @@ __all__ = [
     "EXPERIMENTS",
     "Experiment",
     "ImageSet",
+    "LatentModel",
+    "cross_fit",
     "exchanged",
     "figures",
     "full_model",
@@ -29,6 +33,7 @@ __all__ = [
     "p_values",
     "remaining",
     "run",
+    "score_models",
     "score_table",
     "stored",
     "variant",

@@ -86,11 +86,6 @@ def _fields(command: Any) -> Any:
     return command
 
 
-def _variant(name: str, fields: dict[str, Any]) -> Experiment:
-    """The experiment with those fields changed that were given."""
-    return memlib.variant(name, **{field: value for field, value in fields.items() if value is not None})
-
-
 @main.command()
 @click.argument("experiment")
 @_fields
@@ -117,7 +112,7 @@ def run(
     experiment; `memlib list` shows the experiments. With --scheduler the results folder must be one that all
     machines share, and MEMLIB_DATA and MEMLIB_DEVICE are those of the workers.
     """
-    chosen = _variant(experiment, fields)
+    chosen = memlib.variant(experiment, **fields)
     click.echo(f"{experiment}: {_shown(dataclasses.asdict(chosen))}")
     with connect(scheduler) if scheduler else contextlib.nullcontext() as executor:
         if not scheduler:
@@ -146,7 +141,7 @@ def scores(experiment: str, root: Path | None, out: Path, **fields: Any) -> None
     errors, p-value, Pareto k-hat, counts. Every column carries its unit and meaning as metadata. Options are
     those that the experiment was run with; nothing is trained.
     """
-    chosen = _variant(experiment, fields)
+    chosen = memlib.variant(experiment, **fields)
     out = score_file.check_new(out)
     result = memlib.stored(chosen, root=root)
     score_file.write_scores(out, result, chosen.load_images())

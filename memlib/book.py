@@ -5,9 +5,6 @@ together with the other files of `book/`; Jupyter Book compiles that. Pages too 
 executed from `published/book`.
 """
 
-import dataclasses
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -21,25 +18,22 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from memlib.experiment import EXPERIMENTS, Experiment, variant
+from memlib.colophon import add_colophon
+from memlib.experiment import EXPERIMENTS, variant
 from memlib.pages import ANSI, ROOT, Page, execute_pages, load_pages, page_source, read_yaml
-from memlib.runs import stored
-from memlib.score_file import write_scores
+from memlib.publication import publish_scores, site_scores
+from memlib.site import BuildError, check_downloads, check_figures, finish
 from memlib.staging import (
-    PaperFigure,
-    add_command,
     add_notice,
     defined_labels,
     figure_table,
+    hide_injected,
     load_figures,
     localize,
     number_captions,
     parameters_of,
 )
-
-
-class BuildError(RuntimeError):
-    """The book could not be built; the message says why."""
+from memlib.status import confirm, counted, status_page
 
 
 def _source(page: Page, root: Path) -> Path:
@@ -81,11 +75,19 @@ def _difference(stored: Mapping[str, Any], page: Page | None, root: Path) -> str
     return f"{', '.join(both)} in params/published.yaml" if both else ""
 
 
-def stage(pages: Sequence[Page], root: str | Path = ROOT) -> Path:
+def stage(pages: Sequence[Page], root: str | Path = ROOT, size: str = "laptop") -> Path:
     """Make anew the folder that Jupyter Book compiles: the pages and the other files of book/.
+
+    The score files that pages offer go into `_build/scores`.
+
+    Args:
+        pages: of the book.
+        root: the repository.
+        size: of the book, to be named on its pages.
 
     Raises:
         BuildError: a page was not executed, or the published one is outdated.
+        ValueError: an unknown size, or a published score file that is not what its record says.
     """
     root = Path(root)
     check_published(pages, root)
@@ -94,7 +96,7 @@ def stage(pages: Sequence[Page], root: str | Path = ROOT) -> Path:
         raise BuildError(f"missing: {', '.join(missing)}")
     target = root / "_build" / "stage"
     shutil.rmtree(target, ignore_errors=True)
-    others = shutil.ignore_patterns("params", "*.ipynb", "__pycache__", "ruff.toml", ".*")
+    others = shutil.ignore_patterns("params", "*.ipynb", "*.py", "__pycache__", "ruff.toml", ".*")
     shutil.copytree(root / "book", target / "book", ignore=others)
     notebooks = {page.name: nbformat.read(_source(page, root), 4) for page in pages}
     templates = {page.notebook for page in pages if page.experiment}
@@ -102,6 +104,9 @@ def stage(pages: Sequence[Page], root: str | Path = ROOT) -> Path:
     if figures:
         table = figure_table(figures, pages, {page.name: _source(page, root) for page in pages})
         (target / "book" / "paper-figures.md").write_text(table, "utf-8")
+    config = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
+    repository = config.get("repository", {}).get("url", "")
+    scores = site_scores(pages, notebooks, root / "published" / "scores", root / "_build" / "scores")
     for page in pages:
         number_captions(notebooks[page.name], page, figures, parameters_of(notebooks[page.name]))
     for page in pages:
@@ -109,8 +114,12 @@ def stage(pages: Sequence[Page], root: str | Path = ROOT) -> Path:
         labels = set().union(*(defined_labels(notebooks[name]) for name in siblings))
         local = localize(notebooks[page.name], page, labels, templates, notebooks)
         add_notice(local, parameters_of(local))
-        add_command(local, page, parameters_of(local))
+        hide_injected(local)
+        add_colophon(local, page, size, repository, scores.get(page.name))
         nbformat.write(local, target / "book" / f"{page.name}.ipynb")
+    listed = [Path(name).name for name in toc_pages(root)]
+    text = status_page(pages, {page.name: _source(page, root) for page in pages}, root, size, listed)
+    (target / "book" / "status.md").write_text(text, "utf-8")
     return target
 
 
@@ -150,6 +159,7 @@ def build_html(root: str | Path = ROOT) -> Path:
         print("\n".join([*warnings, "", *lines]), file=sys.stderr)
         raise BuildError(f"Jupyter Book failed: {len(warnings)} warnings, see above and {log}")
     html = root / "_build" / "html"
+    shutil.copytree(root / "_build" / "scores", html / "scores", dirs_exist_ok=True)
     if missing := [name for name in toc_pages(root) if not (html / f"{name}.html").exists()]:
         raise BuildError(f"pages of _toc.yml without HTML: {', '.join(missing)}")
     return html / "index.html"
@@ -164,42 +174,6 @@ def toc_pages(root: str | Path = ROOT) -> list[str]:
         return own + [name for item in below for name in files(item)]
 
     return files(yaml.safe_load((Path(root) / "_toc.yml").read_text("utf-8")))
-
-
-def check_figures(figures: Sequence[PaperFigure], pages: Sequence[Page], html: Path) -> None:
-    """Every figure of the paper is once in the book, with caption, alt text and a link from the first page.
-
-    Raises:
-        BuildError: naming the figures that are not.
-    """
-    index = (html / "book" / "index.html").read_text("utf-8")
-    texts = {page.name: (html / "book" / f"{page.name}.html").read_text("utf-8") for page in pages}
-    suffixes = {page.name: page.suffix for page in pages}
-    wrong = []
-    for figure in figures:
-        for name, part in figure.parts.items():
-            label, called = f"{name}{suffixes[figure.page]}", f"igure {figure.number}{part} of the paper"
-            drawn = re.search(rf'<figure[^>]*id="{label}".*?</figure>', texts[figure.page], re.DOTALL)
-            whole = drawn and called in drawn[0] and re.search(r'<img[^>]*alt="[^"]+"', drawn[0])
-            times = sum(
-                len(re.findall(rf"<figcaption(?:(?!</figcaption>).)*{called}", t, re.DOTALL))
-                for t in texts.values()
-            )
-            if not whole or times != 1 or f"{figure.page}.html#{label}" not in index:
-                wrong.append(f"{figure.number}{part} ({figure.page}, {name})")
-    if wrong:
-        raise BuildError(
-            f"figures of the paper without caption, alt text or link, or not once: {', '.join(wrong)}"
-        )
-
-
-def _link_sources(pages: Sequence[Page], html: Path) -> None:
-    """Point the Binder, Colab and GitHub links of a template's page to its notebook, which is there."""
-    for page in pages:
-        if page.experiment:
-            file = html / "book" / f"{page.name}.html"
-            link = rf'(href="https://[^"]*/book/){re.escape(page.name)}(?=\.ipynb")'
-            file.write_text(re.sub(link, rf"\g<1>{page.notebook}", file.read_text("utf-8")), "utf-8")
 
 
 def build_book(
@@ -237,10 +211,17 @@ def build_book(
         _publish_runs(chosen, root)
     if only or size == "published":
         return None
-    stage(pages, root)
+    stage(pages, root, size)
     index = build_html(root)
-    _link_sources(pages, index.parent)
-    check_figures(load_figures(root / "book", pages), pages, index.parent)
+    html, figures = index.parent, load_figures(root / "book", pages)
+    finish(pages, html)
+    check_figures(figures, pages, html)
+    results = {
+        "builder": f"{counted(len(toc_pages(root)), 'page')}, no warning",
+        "figures": counted(len(figures), "figure"),
+        "downloads": counted(check_downloads(pages, html), "file"),
+    }
+    confirm(html, results)
     return index
 
 
@@ -265,40 +246,6 @@ def _publish_runs(pages: Sequence[Page], root: Path) -> None:
             shown = fields.pop("experiment")
             fields.pop("in_place_of", None)
             publish_scores(name, variant(shown, **fields), root / "published" / "scores")
-
-
-def publish_scores(
-    name: str, experiment: Experiment, folder: str | Path, root: str | Path | None = None
-) -> None:
-    """Write `<name>.parquet`, the scores of a run at its last epoch, and `<name>.json`, its record.
-
-    The record holds the experiment, what was requested (with the images' hashes), and of every repeat device,
-    time, date and versions; and the score file's SHA-256. Files of an earlier run are replaced.
-
-    Args:
-        name: of both files.
-        experiment: which has been run.
-        folder: where they go; made if need be.
-        root: the results folder, as in `memlib.run`.
-
-    Raises:
-        ValueError: what `memlib.stored` or `score_table` refuses.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    result = stored(experiment, root=root)
-    part = folder / f"{name}.part.parquet"
-    part.unlink(missing_ok=True)
-    write_scores(part, result.isel(epoch=[-1]), experiment.load_images())
-    record = {
-        "experiment": dataclasses.asdict(experiment),
-        "request": json.loads(result.request),
-        "repeats": result.sizes["repeat"],
-        "runs": json.loads(result.runs),
-        "scores_sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
-    }
-    part.replace(folder / f"{name}.parquet")
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
 
 def _figure(notebook: NotebookNode, name: str) -> str | None:

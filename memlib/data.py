@@ -1,4 +1,4 @@
-"""Images to measure: 32x32, eight bits per channel, with labels and the place each image came from.
+"""Images to measure: eight bits per channel, with labels and the place each image came from.
 
 One type, `ImageSet`, and one way to get it, `load_images`:
 
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from PIL import Image
@@ -22,12 +23,10 @@ from PIL import Image
 from memlib.data_files import FILES, TORCHVISION, check_folder, data_root, ensure_files
 from memlib.image_folder import find_splits, fit_square, has_color, list_images, list_split, read_images
 
-SIZE = 32  # height and width of every image, in pixels
+SIZE = 32  # height and width of the images of `DATASETS`, in pixels
 SPLIT_SEED = 0  # of numpy.random.default_rng, for the sets that come without a split of their own
 DATASETS = ("digits", "patches", "mnist", "cifar10", "cifar10-jpeg", "celeba")
 SPLITS = dict.fromkeys(DATASETS, ("train", "test")) | {"celeba": ("train", "valid", "test")}
-
-_SHAPES = ((1, SIZE, SIZE), (3, SIZE, SIZE))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,8 +34,8 @@ class ImageSet:
     """Images with labels, in a fixed order; the arrays are read-only.
 
     Args:
-        images: uint8 (n, C, 32, 32), levels 0..255, C = 1 (gray) or 3 (RGB), n >= 1. Not copied: a caller
-            that keeps a writable reference must leave the array alone.
+        images: uint8 (n, C, H, W), levels 0..255, C = 1 (gray) or 3 (RGB), n, H and W >= 1. Not copied: a
+            caller that keeps a writable reference must leave the array alone.
         labels: int64 (n,), values 0..len(classes)-1.
         classes: class names; label k is `classes[k]`.
         name: the data set, as in `load_images`.
@@ -56,8 +55,9 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         images, classes = self.images, self.classes
-        if _dtype(images) != np.uint8 or images.shape[1:] not in _SHAPES or not len(images):
-            allowed = "uint8 (n, C, 32, 32) with n >= 1 and C 1 or 3"
+        shape = np.shape(images) if _dtype(images) == np.uint8 else ()
+        if len(shape) != 4 or 0 in shape or shape[1] not in (1, 3):
+            allowed = "uint8 (n, C, H, W) with n, H, W >= 1 and C 1 or 3"
             raise ValueError(f"images must be {allowed}, got {_describe(images)}")
         if not isinstance(classes, tuple) or not classes or not all(isinstance(c, str) for c in classes):
             raise ValueError(f"classes must be a tuple of at least one class name, got {classes!r}")
@@ -72,11 +72,33 @@ class ImageSet:
             view.flags.writeable = False
             object.__setattr__(self, field, view)
 
+    @classmethod
+    def of(cls, images: np.ndarray, labels: Sequence | np.ndarray | None = None, name: str = "own") -> Self:
+        """A set of images of your own, in the order given.
+
+        Args:
+            images: as above.
+            labels: (n,), of any type that can be sorted, by default all of one class; each value is a class.
+            name: of the set.
+
+        Raises:
+            ValueError: as above.
+
+        >>> ImageSet.of(np.zeros((3, 1, 48, 64), np.uint8), ["cat", "dog", "cat"])
+        ImageSet('own', 'train', n=3, channels=1, size=48x64, classes=2)
+        """
+        shape = np.shape(images)[:1]
+        values, places = np.unique([name] * sum(shape) if labels is None else labels, return_inverse=True)
+        classes = tuple(map(str, values.tolist()))
+        return cls(images, places.astype(np.int64), classes, name, "train", np.arange(sum(shape)))
+
     def __len__(self) -> int:
         return len(self.images)
 
     def __repr__(self) -> str:
-        counts = f"n={len(self)}, channels={self.channels}, classes={len(self.classes)}"
+        height, width = self.images.shape[2:]
+        size = "" if height == width == SIZE else f"size={height}x{width}, "
+        counts = f"n={len(self)}, channels={self.channels}, {size}classes={len(self.classes)}"
         return f"ImageSet({self.name!r}, {self.split!r}, {counts})"
 
     @property
@@ -112,8 +134,10 @@ class ImageSet:
         return ImageSet(images, labels, self.classes, self.name, self.split, index)
 
 
-def load_images(name: str, split: str = "train", root: str | os.PathLike[str] | None = None) -> ImageSet:
-    """Load one split of a data set as 32x32 images.
+def load_images(
+    name: str, split: str = "train", root: str | os.PathLike[str] | None = None, size: int = SIZE
+) -> ImageSet:
+    """Load one split of a data set as square images, of 32 x 32 pixels but for folders of your own.
 
     - `digits`: scikit-learn's 1797 digits, levels 0..16 to 0..255, 8x8 to 24x24 (bilinear), padded by 4.
       1500 train, 297 test.
@@ -125,7 +149,7 @@ def load_images(name: str, split: str = "train", root: str | os.PathLike[str] | 
       by class and file name. 50000 train, 10000 test. Densities on it are not those of `cifar10`.
     - `celeba`: box (left 15, upper 40, right 163, lower 188) of the aligned 178x218 faces, to 32x32
       (bilinear, antialias); one class. 162770 train, 19867 valid, 19962 test. Copies on disk go unchecked.
-    - `folder:PATH`: your images, shorter side to 32 (bilinear, antialias), then center crop, so that the
+    - `folder:PATH`: your images, shorter side to `size` (bilinear, antialias), then center crop, so that the
       aspect ratio is kept. Subfolders `train` and `test` (or `valid`, which is `test` where there is none)
       are the splits, otherwise 80 % train, 20 % test. Inside, each subfolder is a class, as in torchvision's
       `ImageFolder`; loose files beside class folders do not count, nor do hidden ones. Images without any
@@ -144,18 +168,23 @@ def load_images(name: str, split: str = "train", root: str | os.PathLike[str] | 
             `cifar10-jpeg`. Default: the environment variable MEMLIB_DATA, else `memlib/data` in the user's
             cache folder. torchvision downloads to it what is missing (`celeba` needs the package gdown;
             `cifar10-jpeg` has no public source).
+        size: height and width in pixels, for a folder 1 or more, for the others 32. Experiments use 32.
 
     Raises:
-        ValueError: Unknown name or split; a data folder that is a file; damaged files; files that cannot be
-            read as images, by name.
+        ValueError: Unknown name or split; a size that is not allowed; a data folder that is a file; damaged
+            files; files that cannot be read as images, by name.
         FileNotFoundError: Files missing that cannot be downloaded; a folder missing or without images.
 
     Source: van den Burg & Williams (2021), supplement B (mnist, cifar10, celeba).
     """
+    if type(size) is not int or size < 1:
+        raise ValueError(f"size is {size!r}; allowed: a whole number, 1 or more")
     if isinstance(name, str) and name.startswith("folder:") and name != "folder:":
-        return _load_folder(Path(name.removeprefix("folder:")).expanduser().resolve(), split)
+        return _load_folder(Path(name.removeprefix("folder:")).expanduser().resolve(), split, size)
     check_known("data set", name, (*DATASETS, "folder:PATH"))
     check_known(f"split of {name}", split, SPLITS[name])
+    if size != SIZE:
+        raise ValueError(f"size is {size}; allowed: {SIZE} for {name}, others for folder:PATH alone")
     match name:
         case "digits":
             return _load_digits(split)
@@ -274,7 +303,7 @@ def _draw_split(n: int, n_test: int, split: str) -> np.ndarray:
     return np.sort(order[:n_test] if split == "test" else order[n_test:])
 
 
-def _load_folder(path: Path, split: str) -> ImageSet:
+def _load_folder(path: Path, split: str, size: int) -> ImageSet:
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder: 'folder:PATH' expects a folder of images")
     parts = find_splits(path)
@@ -290,7 +319,7 @@ def _load_folder(path: Path, split: str) -> ImageSet:
         paths, labels = [everything[i] for i in index], labels[index]
     # Decided over all splits, so that a model trained on one fits the others.
     mode, channels = ("RGB", 3) if any(has_color(file) for file in everything) else ("L", 1)
-    images = read_images(paths, (channels, SIZE, SIZE), lambda image: fit_square(image, mode, SIZE))
+    images = read_images(paths, (channels, size, size), lambda image: fit_square(image, mode, size))
     return ImageSet(images, labels, classes, f"folder:{path}", split, index)
 
 

@@ -194,10 +194,12 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def variant(name: str, **changes: Any) -> Experiment:
-    """The experiment of that name in `EXPERIMENTS` with some fields changed.
+    """The experiment of that name in `EXPERIMENTS` with some fields changed; None leaves a field as it is.
 
     Raises:
         ValueError: an unknown name or field (the nearest valid one is named), or a value that is not allowed.
     """
     check_known("experiment", name, list(EXPERIMENTS))
-    return dataclasses.replace(EXPERIMENTS[name], **changes)
+    own = EXPERIMENTS[name]
+    changes = {f: getattr(own, f, None) if value is None else value for f, value in changes.items()}
+    return dataclasses.replace(own, **changes)

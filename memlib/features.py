@@ -1,14 +1,17 @@
 """Features of images, the space in which MiFID and others measure: of any module, or of one trained here."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from memlib.data import SIZE, ImageSet
+from memlib.data import ImageSet
 from memlib.data_files import data_root, fingerprint
 from memlib.models import initialize_
 from memlib.parallel import one_thread
@@ -74,7 +77,7 @@ def train_classifier(images: ImageSet, features: int = 32, steps: int = 1000, se
     of other images, so train it on images that are not measured.
 
     Args:
-        images: of at least two labels.
+        images: of at least two labels, 4 x 4 pixels or more.
         features: units of the layer before the last, at least 1.
         steps: of Adam, at least 1.
         seed: 0 or more.
@@ -83,7 +86,7 @@ def train_classifier(images: ImageSet, features: int = 32, steps: int = 1000, se
         The network in evaluation mode; `[:-1]` of it gives features, all of it logits.
 
     Raises:
-        ValueError: one label only, or a number below what is allowed.
+        ValueError: one label only, smaller images, or a number below what is allowed.
 
     >>> from memlib.data import load_images
     >>> network = train_classifier(load_images("digits"), steps=1)
@@ -93,13 +96,16 @@ def train_classifier(images: ImageSet, features: int = 32, steps: int = 1000, se
     for name, value, least in (("features", features, 1), ("steps", steps, 1), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    height, width = images.images.shape[2:]
+    if min(height, width) < 4:
+        raise ValueError(f"images are {height} x {width} pixels; allowed: 4 x 4 or more, to pool them twice")
     if len(np.unique(images.labels)) < 2:
         raise ValueError(f"{images!r} has one label; allowed: images of two or more to tell apart")
     with torch.device("meta"):  # layers draw from the global generator when they are made with values
         network = nn.Sequential(
             *(nn.Conv2d(images.channels, WIDTH, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(WIDTH, 2 * WIDTH, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Flatten(), nn.Linear(2 * WIDTH * (SIZE // 4) ** 2, features), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(2 * WIDTH * (height // 4) * (width // 4), features), nn.ReLU()),
             nn.Linear(features, len(images.classes)),
         )
     streams = np.random.SeedSequence(seed).spawn(2)
@@ -122,6 +128,64 @@ def train_classifier(images: ImageSet, features: int = 32, steps: int = 1000, se
 def accuracy(network: nn.Module, images: ImageSet) -> float:
     """Share of the images whose label has the largest logit."""
     return float((extract(network, images.images).argmax(axis=1) == images.labels).mean())
+
+
+class Spaces(NamedTuple):
+    """What `spaces` gives.
+
+    Attributes:
+        embed: "classifier" and "pixels" -> function from uint8 images (n, C, H, W) to features (n, width).
+        network: the classifier, all of it, which gives logits.
+        others: the images that the classifier was trained on.
+        apart: whether none of these are among the measured ones.
+    """
+
+    embed: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
+    network: nn.Sequential
+    others: ImageSet
+    apart: bool
+
+
+def spaces(
+    measured: ImageSet, everything: ImageSet, width: int = 32, steps: int = 1000, seed: int = 0
+) -> Spaces:
+    """Two spaces in which to measure distances to images: a classifier's features, and principal components.
+
+    The classifier is trained on the images of the data set that are not measured, or on the measured ones
+    where they are the whole set. The principal components are those of the measured images' pixels.
+
+    Args:
+        measured: the images to which distances are taken.
+        everything: the data set that they are from, of the same shape, told apart by their `index`.
+        width: features of either space, at least 1, at most the measured images and their pixels.
+        steps: of the classifier's training, at least 1.
+        seed: 0 or more.
+
+    Raises:
+        ValueError: a number that is not allowed, images of different shapes, or one label only, or fewer than
+            4 x 4 pixels, among the images to train on.
+
+    >>> from memlib.data import load_images
+    >>> digits = load_images("digits")
+    >>> found = spaces(digits.subset(np.arange(100)), digits, width=8, steps=1)
+    >>> [embed(digits.images[:5]).shape for embed in found.embed.values()], len(found.others)
+    ([(5, 8), (5, 8)], 1400)
+    """
+    most = min(len(measured), measured.images[0].size)
+    if not 1 <= width <= most:
+        raise ValueError(f"width is {width}; allowed: 1 to {most}, the measured images or their pixels")
+    shapes = [images.images.shape[1:] for images in (measured, everything)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"measured images are {shapes[0]}, the others {shapes[1]}; allowed: the same shape")
+    left = np.flatnonzero(~np.isin(everything.index, measured.index))
+    others = everything.subset(left) if len(left) else measured
+    network = train_classifier(others, width, steps, seed)
+    pca = PCA(width, random_state=seed).fit(pixels(measured.images))
+    embed = {
+        "classifier": lambda images: extract(network[:-1], images),
+        "pixels": lambda images: pca.transform(pixels(images)),
+    }
+    return Spaces(embed, network, others, bool(len(left)))
 
 
 class _Pool3(nn.Module):

@@ -134,15 +134,23 @@ class Linear(nn.Linear):
 
 
 class Encoder(nn.Module):
-    """A trunk and two linear heads: observations (B, D) to mean and log-variance of q(z | x), each (B, Z)."""
+    """A trunk and two linear heads: observations (B, D) to mean and log-variance of q(z | x), each (B, Z).
 
-    def __init__(self, trunk: nn.Module, features: int, latent_dim: int):
+    Raises:
+        ValueError: when called with observations of another size than D = C * 32 * 32.
+    """
+
+    def __init__(self, trunk: nn.Module, features: int, latent_dim: int, channels: int):
         super().__init__()
         self.trunk = trunk
+        self.channels = channels
         self.mean = Linear(features, latent_dim)
         self.log_var = Linear(features, latent_dim)
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        if y.shape[-1] != (D := self.channels * SIDE * SIDE):
+            shape = f"{self.channels} x {SIDE} x {SIDE}"
+            raise ValueError(f"images have {y.shape[-1]} values; allowed: {D}, as the models are of {shape}")
         h = self.trunk(y)
         return self.mean(h), self.log_var(h)
 
@@ -263,7 +271,7 @@ def build_vae(
             encoder, features, decoder = _mlp(channels, latent_dim, density.outputs)
         else:
             encoder, features, decoder = _conv(channels, latent_dim, density.outputs, width)
-        vae = VAE(Encoder(encoder, features, latent_dim), Decoder(decoder, density), density)
+        vae = VAE(Encoder(encoder, features, latent_dim, channels), Decoder(decoder, density), density)
     if generator is not None:
         vae.to_empty(device="cpu")
         initialize_(vae, generator)

@@ -21,6 +21,7 @@ from nbformat import NotebookNode
 from memlib.chapter import check_values, declared_parameters
 from memlib.data import check_known
 from memlib.experiment import EXPERIMENTS
+from memlib.provenance import provenance
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
@@ -244,9 +245,10 @@ def execute_pages(
     waiting = [page for page in pages if _stored_key(target / f"{page.name}.ipynb") != keys[page.name]]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = max(1, min(jobs or cores, len(waiting)))
-    threads = str(max(1, cores // jobs))
+    threads = max(1, cores // jobs)
+    made = provenance(root) | {"cores": threads}
     # The book's own kernel, not one that the user installed under the same name.
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "JUPYTER_PREFER_ENV_PATH": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "JUPYTER_PREFER_ENV_PATH": "1"}
 
     def say(page: Page, message: str) -> None:
         nonlocal ended
@@ -270,7 +272,8 @@ def execute_pages(
                 page, started = running.pop(process)
                 seconds = time.monotonic() - started
                 if process.returncode == 0:
-                    _finish(page, target, keys[page.name], sources[page.name], seconds)
+                    facts = {"key": keys[page.name], "source": sources[page.name], **made}
+                    _finish(page, target, facts, seconds)
                     say(page, f"{seconds:7.1f} s")
                 else:
                     failures[page.name] = _failure(page, target)
@@ -321,12 +324,12 @@ def _stored_key(path: Path) -> str | None:
         return None
 
 
-def _finish(page: Page, target: Path, key: str, source: dict[str, Any], seconds: float) -> None:
+def _finish(page: Page, target: Path, facts: Mapping[str, Any], seconds: float) -> None:
+    """Give an executed page its name, and put into its metadata how it was made."""
     part, final = target / f"{page.name}.part.ipynb", target / f"{page.name}.ipynb"
     notebook = nbformat.read(part, 4)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    facts = {"key": key, "source": source, "seconds": round(seconds, 2), "date": date}
-    notebook.metadata["memlib"] = facts
+    notebook.metadata["memlib"] = {**facts, "seconds": round(seconds, 2), "date": date}
     notebook.metadata.papermill["output_path"] = final.name
     nbformat.write(notebook, part)
     part.replace(final)

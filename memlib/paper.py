@@ -144,6 +144,10 @@ def table_row(
     others = ["shared noise"] if request["noise"] == "paired" else []
     if experiment in REPORTED and request["images"] != REPORTED[experiment].images:
         others.append(f"{request['images']} instead of {REPORTED[experiment].images}")
+    if experiment in REPORTED and request["learning_rate"] != EXPERIMENTS[experiment].learning_rate:
+        asked = EXPERIMENTS[experiment].learning_rate
+        others.append(f"learning rate {request['learning_rate']:g} instead of {asked:g}")
+        verdict = f"at another learning rate: {verdict}"
     differences = ", ".join([*smaller, *others]) or "nothing"
     if in_place_of:
         verdict, smaller = f"not compared: another data set, {in_place_of} is not here", []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
 
-from memlib.data import SIZE, ImageSet, check_known
+from memlib.data import ImageSet, check_known
 
 KINDS = ("ordinary", "copy", "near-duplicate", "outlier", "copied outlier", "noise")
 COPIES = {2: 10, 5: 6, 20: 4}  # times in the set -> originals
@@ -24,6 +24,7 @@ CHEATS = ("copies", "flipped copies", "shifted copies", "noisy copies", "few cop
 FEW = 20  # different images among "few copies"
 NOISE = 25  # standard deviation of "noisy copies", in gray levels
 BLOCK = 8  # side of the squares that an outlier's pixels are shuffled in
+LEAST = 4 * BLOCK  # side of images to shuffle: of few squares, the order is often the old one
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,8 @@ def plant(
     Both keep the gray values that images of the set have.
 
     Args:
-        images: where originals and ordinary images are drawn from.
+        images: where originals and ordinary images are drawn from. To make outliers, their height and width
+            must be multiples of 8, 32 or more.
         ordinary: images that are in the set once, unchanged.
         copies: times in the set, at least 2 -> originals that are there so often.
         near: originals with four near-duplicates each, shifted by one pixel.
@@ -71,7 +73,7 @@ def plant(
 
     Raises:
         ValueError: a number below 0, no ordinary images, copies that are there less than twice, outliers less
-            than once, or more originals than there are images.
+            than once, outliers of another size, or more originals than there are images.
     """
     counts = {"ordinary": ordinary, "near": near, "noise": noise, "seed": seed}
     for name, each in (("copies", copies), ("outliers", outliers)):
@@ -83,6 +85,12 @@ def plant(
     for name, each, least in (("copies", copies, 2), ("outliers", outliers, 1)):
         if wrong := [times for times in each if times < least]:
             raise ValueError(f"{name} has the key {wrong[0]}; allowed: {least} or more times in the set")
+    sides = images.images.shape[2:]
+    if any(outliers.values()) and any(side < LEAST or side % BLOCK for side in sides):
+        raise ValueError(
+            f"images are {sides[0]} x {sides[1]} pixels; allowed: no outliers, or sides that are multiples "
+            f"of {BLOCK}, {LEAST} or more"
+        )
     needed = ordinary + sum(copies.values()) + near + sum(outliers.values()) + noise
     if needed > len(images):
         raise ValueError(f"{needed} originals are asked for; allowed: at most the {len(images)} images given")
@@ -117,31 +125,37 @@ def plant(
 
 def _shuffled(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """The squares of an image (C, H, W) in random order."""
-    side = SIZE // BLOCK
-    squares = image.reshape(len(image), side, BLOCK, side, BLOCK).transpose(1, 3, 0, 2, 4)
-    squares = rng.permutation(squares.reshape(side**2, len(image), BLOCK, BLOCK))
-    squares = squares.reshape(side, side, len(image), BLOCK, BLOCK).transpose(2, 0, 3, 1, 4)
+    C, rows, columns = len(image), image.shape[1] // BLOCK, image.shape[2] // BLOCK
+    squares = image.reshape(C, rows, BLOCK, columns, BLOCK).transpose(1, 3, 0, 2, 4)
+    squares = rng.permutation(squares.reshape(rows * columns, C, BLOCK, BLOCK))
+    squares = squares.reshape(rows, columns, C, BLOCK, BLOCK).transpose(2, 0, 3, 1, 4)
     return np.ascontiguousarray(squares).reshape(image.shape)
 
 
 def write(planted: Planted, validation: ImageSet, folder: str | Path) -> str:
     """Write the set, and images to validate on, as PNG files for `load_images`.
 
-    The training images are read back in this order, those to validate on sorted by label.
+    The training images are read back in this order, those to validate on sorted by label, and both as they
+    are where `load_images` is given their size.
 
     Args:
-        planted: the training images.
-        validation: of the same labels.
+        planted: the training images, square.
+        validation: of the same labels and size.
         folder: a new or empty one.
 
     Returns:
         The name of the data set, "folder:PATH".
 
     Raises:
-        ValueError: a folder with something in it, or labels that only one of the two has.
+        ValueError: a folder with something in it, labels that only one of the two has, or images that are not
+            squares of one size.
     """
     if odd := {*planted.images.labels.tolist()} ^ {*validation.labels.tolist()}:
         raise ValueError(f"only one of the two sets has labels {sorted(odd)}; allowed: the same in both")
+    sizes = {images.images.shape[2:] for images in (planted.images, validation)}
+    if len({side for size in sizes for side in size}) > 1:
+        found = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
+        raise ValueError(f"images are {found} pixels; allowed: squares of one size, as load_images makes")
     folder = Path(folder).resolve()
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"the folder {str(folder)!r} is not empty; allowed: a new or empty one")
@@ -149,7 +163,8 @@ def write(planted: Planted, validation: ImageSet, folder: str | Path) -> str:
         for position, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
             path = folder / split / f"{label:03d}" / f"{position:06d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(path)  # (C, H, W) -> (H, W[, C])
+            pixels = image[0] if images.channels == 1 else image.transpose(1, 2, 0)  # (H, W) or (H, W, C)
+            Image.fromarray(pixels).save(path)
     return f"folder:{folder}"
 
 

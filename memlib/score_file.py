@@ -42,15 +42,15 @@ _NATS = {
     "gap": "mean log-probability under models that trained on the image minus under those that did not",
 }
 SCHEMA: dict[str, Column] = {
-    "epoch": Column(pa.int32(), "", "passes over the training images"),
+    "epoch": Column(pa.int32(), "", "passes over the training images; 0 for models of another training"),
     "index": Column(pa.int64(), "", "position of the image in its data set's own order"),
-    "image_sha256": Column(pa.string(), "", "SHA-256 of the 32x32 image's bytes, (channel, row, column)"),
+    "image_sha256": Column(pa.string(), "", "SHA-256 of the image's bytes, (channel, row, column)"),
     "label": Column(pa.int64(), "", "class of the image"),
     **{name: Column(pa.float64(), "nats", text) for name, text in _NATS.items()},
     "p_value": Column(pa.float64(), "", "of the hypothesis that training on the image makes no difference"),
-    "khat": Column(pa.float32(), "", "largest Pareto k-hat of the image among all models"),
-    "ess": Column(pa.float32(), "", "smallest effective sample size among all models"),
-    "num_samples": Column(pa.int32(), "", "fewest importance samples of a model"),
+    "khat": Column(pa.float32(), "", "largest Pareto k-hat among all models; null without such weights"),
+    "ess": Column(pa.float32(), "", "smallest effective sample size among all models; null as khat"),
+    "num_samples": Column(pa.int32(), "", "fewest importance samples of a model; null as khat"),
     "models_seen": Column(pa.int32(), "", "models behind U, repeats x (folds - 1)"),
     "models_left": Column(pa.int32(), "", "models behind V, as many as repeats"),
 }
@@ -60,20 +60,14 @@ def score_table(result: xr.Dataset, images: ImageSet) -> pd.DataFrame:
     """One row per epoch and observation with the columns of `SCHEMA`.
 
     Args:
-        result: what `memlib.run` returns.
-        images: the training images behind it, `experiment.load_images()`.
+        result: what `memlib.run`, `memlib.cross_fit` or `memlib.score_models` returns.
+        images: the training images behind it, `experiment.load_images()`, or those that were given.
 
     Raises:
         ValueError: images that are not those of the result, or what `memlib.memorization` refuses.
     """
-    same_pixels = images.sha256 == json.loads(result.request)["train_sha256"]
-    if not (same_pixels and np.array_equal(images.index, result.index)):
-        raise ValueError(
-            f"the images are {images!r}, others than the result's {result.sizes['observation']}; allowed: "
-            "experiment.load_images() of the experiment that was run"
-        )
+    check_images(result, images)
     paper, matched = memorization(result), memorization(result, "matched")
-    over = ("repeat", "fold")
     L, K = result.sizes["repeat"], result.sizes["fold"]
     columns = {
         **{name: paper[name] for name in _NATS if name in paper},
@@ -82,9 +76,7 @@ def score_table(result: xr.Dataset, images: ImageSet) -> pd.DataFrame:
         "M_matched_se": matched.M_se,
         "gap": paper.gap.mean("repeat"),
         "p_value": p_values(result),
-        "khat": result.khat.max("repeat"),
-        "ess": result.ess.min(over),
-        "num_samples": result.num_samples.min("repeat"),
+        **_health(result, xr.full_like(paper.M, np.nan)),
     }
     epochs, n = result.sizes["epoch"], result.sizes["observation"]
     rows = {name: column.transpose("epoch", "observation").values.ravel() for name, column in columns.items()}
@@ -97,6 +89,31 @@ def score_table(result: xr.Dataset, images: ImageSet) -> pd.DataFrame:
         "models_left": np.full(epochs * n, L),
     }
     return pd.DataFrame({name: rows[name] for name in SCHEMA})
+
+
+def check_images(result: xr.Dataset, images: ImageSet) -> None:
+    """Refuse images that are not those of a result, in its order.
+
+    Raises:
+        ValueError: saying which are allowed.
+    """
+    same_pixels = images.sha256 == json.loads(result.request)["train_sha256"]
+    if not (same_pixels and np.array_equal(images.index, result.index)):
+        raise ValueError(
+            f"the images are {images!r}, others than the result's {result.sizes['observation']}; allowed: "
+            "experiment.load_images() of the experiment that was run, or those given to cross_fit"
+        )
+
+
+def _health(result: xr.Dataset, missing: xr.DataArray) -> dict[str, xr.DataArray]:
+    """The worst of the importance weights' health, (epoch, observation); `missing` without such weights."""
+    if "khat" not in result:
+        return dict.fromkeys(("khat", "ess", "num_samples"), missing)
+    return {
+        "khat": result.khat.max("repeat"),
+        "ess": result.ess.min(("repeat", "fold")),
+        "num_samples": result.num_samples.min("repeat"),
+    }
 
 
 def write_scores(path: str | Path, result: xr.Dataset, images: ImageSet) -> None:
@@ -128,7 +145,16 @@ def write_scores(path: str | Path, result: xr.Dataset, images: ImageSet) -> None
     table = pa.Table.from_pandas(score_table(result, images), schema=schema, preserve_index=False)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        pq.write_table(table.replace_schema_metadata(about), part, compression="zstd")
+        # bytes of floats of equal place lie together, which compresses better
+        floats = [name for name, column in SCHEMA.items() if pa.types.is_floating(column.type)]
+        whole = [name for name in SCHEMA if name not in floats]
+        pq.write_table(
+            table.replace_schema_metadata(about),
+            part,
+            compression="zstd",
+            use_dictionary=whole,
+            use_byte_stream_split=floats,
+        )
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

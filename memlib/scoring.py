@@ -85,8 +85,8 @@ def _log_weights(
     return log_w
 
 
-def _summary(log_w: Tensor) -> LogProb:
-    """The estimate behind importance weights (E, B, S)."""
+def summary(log_w: Tensor) -> LogProb:
+    """The estimate and its health, each (...), from logarithms of importance weights, (..., S)."""
     # finite, so that weights of zero stay zero instead of NaN
     top = log_w.amax(-1).clamp(min=torch.finfo(log_w.dtype).min)
     w = torch.exp(log_w - top[..., None])
@@ -131,7 +131,7 @@ def log_px(
     with products("float32", y.device):
         Z = model.encode(y[:, :1])[0].shape[-1]
         eps = draws(torch.randn, (*y.shape[:2], num_samples, Z), generator, y.dtype)
-        return _summary(_log_weights(model, y, eps, model.likelihood.log_prob, tile or _tile(y.device)))
+        return summary(_log_weights(model, y, eps, model.likelihood.log_prob, tile or _tile(y.device)))
 
 
 def _check_samples(num_samples: int) -> None:
@@ -198,7 +198,7 @@ class _Scorer:
         for chosen in failing.split(_images_at_once(E * extra * Z)):
             eps = draws(torch.randn, (E, len(chosen), extra, Z), stream, y.dtype, paired)
             more = self.log_weights(y[:, chosen], eps, models)
-            together = _summary(torch.cat([log_w[:, chosen], more], dim=-1))
+            together = summary(torch.cat([log_w[:, chosen], more], dim=-1))
             for column, values in zip(scored, together, strict=True):
                 column[:, chosen] = values
 
@@ -245,7 +245,7 @@ def score_images(
         y = perturbed(model.likelihood, x.flatten(1).expand(E, -1, -1), streams, model.dtype, paired)
         eps = draws(torch.randn, (*y.shape[:2], num_samples, Z), streams, model.dtype, paired)
         log_w = scorer.log_weights(y, eps)
-        scored = _summary(log_w)
+        scored = summary(log_w)
         if rescoring > 1:
             for r, stream in enumerate(streams):
                 own = slice(r * K, (r + 1) * K)

@@ -1,4 +1,4 @@
-"""Pages as readers see them: titles, labels, captions with the paper's figure numbers, and how to run them.
+"""Pages as readers see them: titles, labels, captions with the paper's figure numbers, notices.
 
 An executed notebook of a template becomes the page of one experiment; the figures that have a counterpart in
 the paper are listed in `book/params/figures.yaml`.
@@ -6,7 +6,6 @@ the paper are listed in `book/params/figures.yaml`.
 
 import copy
 import re
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,17 +183,11 @@ def add_notice(notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
     notebook.cells.insert(1, new_markdown_cell(f":::{{warning}}\n{text}\n:::"))
 
 
-def add_command(notebook: NotebookNode, page: Page, parameters: Mapping[str, Any]) -> None:
-    """Close a page with the line that makes it again."""
-    options = "".join(f" -p {name} {shlex.quote(str(value))}" for name, value in parameters.items())
-    command = f".venv/bin/papermill book/{page.notebook}.ipynb out.ipynb{options}"
-    text = (
-        ":::{admonition} Run this page yourself\n:class: tip\n"
-        "From the root of the repository, after `make book`; other values make another run. Data sets that\n"
-        "do not come with the book are looked for in `$MEMLIB_DATA`.\n\n"
-        f"```bash\n{command}\n```\n:::"
-    )
-    notebook.cells.append(new_markdown_cell(text))
+def hide_injected(notebook: NotebookNode) -> None:
+    """Leave the cell that Papermill adds to the notebook, which the colophon repeats, out of the page."""
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata["tags"].append("remove-cell")
 
 
 def figure_table(figures: Sequence[PaperFigure], pages: Sequence[Page], executed: Mapping[str, Path]) -> str:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from bad_models import MODELS
 from PIL import Image
 from refusals import (
     Case,
@@ -170,9 +171,9 @@ IMAGES = [
     data_files(
         "an annotation of CelebA that is none", "celeba", _CELEBA, "line 2: expected FILE and 0, 1 or 2"
     ),
-    call("replace(digits, images=digits.images[:0])", "n >= 1 and C 1 or 3, got uint8 (0, 1, 32, 32)"),
+    call("replace(digits, images=digits.images[:0])", "n, H, W >= 1 and C 1 or 3, got uint8 (0, 1, 32, 32)"),
     call("replace(digits, images=digits.images * np.nan)", "images must be uint8"),
-    call("replace(digits, images=digits.images[:, :, 2:30, 2:30])", "C 1 or 3, got uint8 (297, 1, 28, 28)"),
+    call("replace(digits, images=digits.images[..., :0])", "C 1 or 3, got uint8 (297, 1, 32, 0)"),
     call("replace(digits, images=digits.images.repeat(2, axis=1))", "C 1 or 3, got uint8 (297, 2, 32, 32)"),
     call("replace(digits, images=digits.images.transpose(0, 2, 3, 1))", "got uint8 (297, 32, 32, 1)"),
     call("replace(digits, labels=digits.labels + 1)", "labels must be in 0..9, got 1..10"),
@@ -180,6 +181,18 @@ IMAGES = [
     call("digits.subset([])", "indices must be integers (m,), m >= 1, got float64 (0,)"),
     call("digits.subset([297])", "indices must be in 0..296, got 297..297"),
     call("digits.subset([0.5])", "indices must be integers (m,), m >= 1, got float64 (1,)"),
+    call(
+        'memlib.load_images("digits", size=64)', "size is 64; allowed: 32 for digits, others for folder:PATH"
+    ),
+    call('memlib.load_images("folder:IMAGES", size=0)', "size is 0; allowed: a whole number, 1 or more"),
+    call(
+        "planted.plant(memlib.ImageSet.of(digits.images[..., 2:30, 2:30]), 40)",
+        "images are 28 x 28 pixels; allowed: no outliers, or sides that are multiples of 8, 32 or more",
+    ),
+    call(
+        "features.train_classifier(memlib.ImageSet.of(digits.images[..., :3]))",
+        "images are 32 x 3 pixels; allowed: 4 x 4 or more",
+    ),
 ]
 
 ARRAYS = [
@@ -363,6 +376,12 @@ GROUPS: dict[str, tuple[str, list[Case]]] = {
     "Yardsticks": (
         "`x` and `y` hold 4 features of 40 and of 30 images, `digits` is an `ImageSet` of 297 images.",
         YARDSTICKS,
+    ),
+    "Your own model": (
+        "`digits` holds 297 images, `fold_of` 3 repeats, 4 folds and 40 images. `train` is refused before it "
+        "is called, what models return (those of `returns(values)` return these) before it is kept. `encode` "
+        "and `decode` return distributions.",
+        MODELS,
     ),
     "Results and checkpoints": ("Files of a run that is asked for again.", RESULTS),
     "Machine and environment": ("`experiment` is a small one; FILE is a file.", SURROUNDINGS),

@@ -1,8 +1,6 @@
 """Staging and compilation of the book, and the sources of its chapters."""
 
 import ast
-import hashlib
-import json
 import re
 import shutil
 import subprocess
@@ -10,17 +8,15 @@ import sys
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import papermill
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from tinybook import CHECK, notebook, write_book, write_params
 
-import memlib
-from memlib import book, pages
+from memlib import book, pages, site
 from memlib.chapter import read_records
+from memlib.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -29,13 +25,15 @@ CHAPTERS = sorted((ROOT / "book").glob("*.ipynb"))
 TOC = """
 format: jb-book
 root: book/index
-chapters: [{file: book/score-one}, {file: book/score-two}]
+chapters: [{file: book/score-one}, {file: book/score-two}, {file: book/status}]
 """
 
 
 def test_book_is_built_and_warnings_are_errors(tmp_path, capsys):
     figure = {"image": {"alt": "A line."}, "figure": {"name": "fig-a", "caption": "A line."}}
-    score = notebook(CHECK, "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])", title="Score")
+    score = notebook(
+        CHECK, "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2], color='#004488')", title="Score"
+    )
     score.cells[-1].metadata["mystnb"] = figure
     score.cells.append(new_code_cell("_ = plt.plot([2, 1])"))
     extremes = {"image": {"alt": "Another."}, "figure": {"name": "fig-extremes", "caption": "Another."}}
@@ -74,10 +72,24 @@ def test_book_is_built_and_warnings_are_errors(tmp_path, capsys):
     page = (first.parent / "book" / "score-one.html").read_text()
     assert "Score: the first" in page and 'alt="A line."' in page
     assert "A line. Figure 7b of the paper." in page
-    assert re.search(r'<img alt="A line\." src="[^"]+\.svg"', page)
-    assert "papermill book/score.ipynb out.ipynb -p experiment one -p epochs 9" in re.sub("<[^>]*>", "", page)
+    shown = re.findall(
+        r'<img[^>]* class="[^"]*only-(\w+)"[^>]* alt="A line\." src="([^"]+\.svg(?:#dark)?)"', page
+    )
+    assert [theme for theme, _ in shown] == ["light", "dark"] and shown[1][1] == f"{shown[0][1]}#dark"
+    plain = re.sub("<[^>]*>", "", page)
+    made = plain[plain.rindex("How this page was made: at the size quick") :]
+    line = "papermill book/score.ipynb out.ipynb -p experiment one -p epochs 9"
+    assert line in re.sub(r"\s*\\\s+", " ", made)
+    assert "passes over the data" in made and "not a git checkout" in made and "not recorded" not in made
+    assert "%pip install git+https://github.com/memlib/memlib" in made
+    assert "# Parameters" not in plain
     assert "A line</p>" in html and "holds" in html
     assert "/main/book/score.ipynb" in page and "/main/book/score-one.ipynb" not in page
+    status = (first.parent / "book" / "status.html").read_text()
+    assert "not passed" not in status and "passed: 4 pages, no warning" in status
+    assert all(f"passed: {found}" in status for found in ("3 pages", "1 page<", "1 figure<", "3 files<"))
+    assert not list(first.parent.rglob("card.py"))
+    check_head(first.parent, page)
 
     capsys.readouterr()
     index.cells.append(new_markdown_cell("{numref}`fig-nowhere`"))
@@ -87,6 +99,38 @@ def test_book_is_built_and_warnings_are_errors(tmp_path, capsys):
         book.build_book("quick", tmp_path)
     err = capsys.readouterr().err
     assert "fig-nowhere" in err.splitlines()[0] + err.splitlines()[1] and "absent" in err
+    failed = (tmp_path / "_build" / "html" / "book" / "status.html").read_text()
+    assert failed.count("not passed: this build did not come to its end") == 3
+
+
+def check_head(html: Path, page: str) -> None:
+    """What a page tells browsers and sites that link to it: an icon, a picture, and addresses of one site."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["sphinx"]["config"]
+    site = config["html_baseurl"]
+    assert site == config["ogp_site_url"] and site.startswith("https://") and site.endswith("/")
+    tags = dict(
+        re.findall(r'<(?:meta (?:property|name)|link rel)="([\w:]+)" (?:content|href)="([^"]*)"', page)
+    )
+    assert tags["og:title"] == "Score: the first"
+    assert tags["og:url"] == tags["canonical"] == f"{site}book/score-one.html"
+    assert tags["og:image"] == f"{site}_static/card.png" and "MNIST digits" in tags["og:image:alt"]
+    assert tags["twitter:card"] == "summary_large_image"
+    assert (html / "book" / tags["icon"]).read_bytes() == (ROOT / "book/_static/favicon.svg").read_bytes()
+    header = (html / "_static" / "card.png").read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    assert [int.from_bytes(header[i : i + 4], "big") for i in (16, 20)] == [1200, 630]
+
+
+def test_downloads_that_are_not_there_are_named(tmp_path):
+    (tmp_path / "book").mkdir()
+    (tmp_path / "scores").mkdir()
+    links = '<a href="../scores/a.parquet" download>a</a> <a href="../scores/a.json" download>b</a>'
+    (tmp_path / "book" / "one.html").write_text(links)
+    (tmp_path / "scores" / "a.parquet").touch()
+    with pytest.raises(book.BuildError, match=r"not in the site: \.\./scores/a\.json \(one\)$"):
+        site.check_downloads([Page("one", "one")], tmp_path)
+    (tmp_path / "scores" / "a.json").touch()
+    assert site.check_downloads([Page("one", "one")], tmp_path) == 2
 
 
 def write_published(root, notebook, **parameters):
@@ -99,9 +143,11 @@ def write_published(root, notebook, **parameters):
         folder.mkdir(parents=True)
     for name in ("index", "score-one"):
         nbformat.write(notebook, executed / f"{name}.ipynb")
+    (root / "_config.yml").write_text("title: A book")
+    (root / "_toc.yml").write_text(TOC)
     (page,) = book.load_pages("published", root / "book")
     nbformat.write(notebook, target / "score-two.part.ipynb")
-    pages._finish(page, target, "key", pages.page_source(page, root / "book"), 1.0)
+    pages._finish(page, target, {"key": "key", "source": pages.page_source(page, root / "book")}, 1.0)
     book._publish([page], root, "_build/published")
     return book.load_pages("quick", root / "book")
 
@@ -143,13 +189,14 @@ def test_an_outdated_published_page_is_refused_with_the_reason(tmp_path, publish
 
 
 def test_only_what_the_book_needs_is_staged(tmp_path, published):
-    for name in ("ruff.toml", "references.bib", ".ruff_cache/x", ".ipynb_checkpoints/x", "_static/x.css"):
+    left = "ruff.toml", ".ruff_cache/x", ".ipynb_checkpoints/x", "_static/x.py"
+    for name in (*left, "references.bib", "_static/x.css"):
         (tmp_path / "book" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "book" / name).touch()
     staged = book.stage(published, tmp_path) / "book"
     assert sorted(p.relative_to(staged).as_posix() for p in staged.rglob("*")) == [
         *("_static", "_static/x.css", "index.ipynb", "references.bib"),
-        *("score-one.ipynb", "score-two.ipynb"),
+        *("score-one.ipynb", "score-two.ipynb", "status.md"),
     ]
 
 
@@ -165,20 +212,27 @@ def test_clean_removes_only_what_the_build_made(tmp_path):
     assert all((tmp_path / name).exists() for name in kept)
 
 
-PARTS = [("15", "18"), ("19", "22")]  # notebooks of "Across the data", and of "Other yardsticks"
+YARDSTICKS = "20-gaming", "21-two-views"  # templates whose pages stand together, not with their experiment
 
 
-def test_table_of_contents_has_every_page():
+def test_table_of_contents_has_every_page_once():
     every = book.load_pages("laptop")
-    experiments = list(dict.fromkeys(page.experiment for page in every if page.experiment))
-    templates = [page.name for e in experiments for page in every if page.experiment == e]
-    chapters = [page.name for page in every if not page.experiment]
-    before = [name for name in chapters if name == "index" or name < "04"]
-    across, rivals = (sorted(n for n in (*chapters, *templates) if low <= n < high) for low, high in PARTS)
-    templates = [name for name in templates if name not in rivals]
-    behind = [name for name in chapters if name not in (*before, *across, *rivals)] + ["12-refused"]
-    parts = *before, *templates, *across, *rivals, *behind
-    assert book.toc_pages(ROOT) == [f"book/{name}" for name in parts]
+    texts = [path.stem for path in (ROOT / "book").glob("*.md")] + ["status"]
+    listed = book.toc_pages(ROOT)
+    assert listed[0] == "book/index"
+    assert sorted(listed) == sorted(f"book/{name}" for name in [*(page.name for page in every), *texts])
+    of = {f"book/{page.name}": page for page in every}
+    for experiment in {page.experiment for page in every if page.experiment}:
+        places = [
+            i
+            for i, name in enumerate(listed)
+            if name in of and of[name].experiment == experiment and of[name].notebook not in YARDSTICKS
+        ]
+        assert places == list(range(places[0], places[-1] + 1)), (
+            f"pages of {experiment} do not stand together"
+        )
+        first = [of[listed[i]].notebook for i in places[:4]]
+        assert first == ["04-memorized", "05-training", "06-outliers", "07-neighbors"]
 
 
 def test_nbval_fails_on_a_broken_cell(tmp_path):
@@ -221,22 +275,3 @@ def test_chapter_source(path):
 def test_what_is_published_stays_small():
     sizes = {path: path.stat().st_size for path in (ROOT / "published").rglob("*") if path.is_file()}
     assert sum(sizes.values()) < 40e6
-
-
-def test_published_scores_and_record_are_of_the_last_epoch(tmp_path):
-    small = {"epochs": 2, "score_every": 1, "folds": 3, "repeats": 2, "num_samples": 2}
-    spec = memlib.variant("digits-lr3", num_images=31, **small)
-    with pytest.raises(ValueError, match="3 of 3 tasks are missing"):
-        book.publish_scores("tiny", spec, tmp_path / "out", root=tmp_path)
-    result = memlib.run(spec, root=tmp_path, progress=False)
-    for _ in range(2):  # the second time replaces
-        book.publish_scores("tiny", spec, tmp_path / "out", root=tmp_path)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["tiny.json", "tiny.parquet"]
-    table = pq.read_table(tmp_path / "out" / "tiny.parquet").to_pandas()
-    np.testing.assert_allclose(table["M"], memlib.memorization(result).M[-1])
-    assert (table["epoch"] == 2).all() and len(table) == 31
-    record = json.loads((tmp_path / "out" / "tiny.json").read_text())
-    assert memlib.Experiment(**record["experiment"]) == spec and record["repeats"] == 2
-    assert {"device", "torch", "finished", "seconds"} <= set(record["runs"][0])
-    sha256 = hashlib.sha256((tmp_path / "out" / "tiny.parquet").read_bytes()).hexdigest()
-    assert record["scores_sha256"] == sha256

@@ -38,6 +38,7 @@ def execute(chapter, tmp_path, **parameters):
         ("04-memorized", {"folds": 1}, "folds is 1; allowed: 3 or more"),
         ("05-training", {"epoch": 2}, "unknown parameter 'epoch' (did you mean epochs?); allowed: experi"),
         ("06-outliers", {"epochs": "two"}, "epochs is 'two' (str); allowed: int"),
+        ("06-outliers", {"learning_rate": -1}, "learning_rate is -1.0; allowed: between 0 and 1"),
         ("07-neighbors", {"num_images": 5000}, "num_images is 5000 and folds is 3; digits has 1500 train"),
         ("08-cost", {"patience": -1}, "patience is -1; allowed: 0 or more"),
         ("13-uncertainty", {"rate": 1.0}, "rate is 1.0; allowed: between 0 and 1"),
@@ -73,6 +74,17 @@ def test_a_chapter_runs_with_other_parameters(tmp_path):
     records = execute("04-memorized", tmp_path, epochs=2, num_images=20, repeats=1)
     assert records["n"] == 20 and records["models"] == 3 and math.isnan(records["gap_se"])
     assert records["lowest"] <= records["median"] <= records["q95"] <= records["highest"]
+
+
+def test_a_given_learning_rate_is_trained_with(tmp_path, results):
+    """Digits at the smaller experiment's rate are that experiment, whose stored result is found."""
+    small = {"epochs": 2, "num_images": 20, "repeats": 2}
+    given = execute("04-memorized", tmp_path, learning_rate=1e-4, **small)
+    stored = set(results.rglob("*.npz"))
+    own = execute("04-memorized", tmp_path, experiment="digits-lr4", **small)
+    assert given["median"] == own["median"] and set(results.rglob("*.npz")) == stored
+    other = execute("04-memorized", tmp_path, **small)
+    assert other["median"] != own["median"] and set(results.rglob("*.npz")) > stored
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,12 @@ def make_set(n: int = 4, **changes) -> ImageSet:
         ({"images": np.zeros((4, 1, 32, 32))}, r"images must be uint8 .*got float64 \(4, 1, 32, 32\)"),
         ({"images": [[0]]}, "images must be uint8 .*got a list"),
         ({"images": np.zeros((4, 32, 32), np.uint8)}, r"got uint8 \(4, 32, 32\)"),
-        ({"images": np.zeros((4, 1, 28, 28), np.uint8)}, r"got uint8 \(4, 1, 28, 28\)"),
+        ({"images": np.zeros((4, 1, 0, 32), np.uint8)}, r"n, H, W >= 1 .*got uint8 \(4, 1, 0, 32\)"),
+        ({"images": np.zeros((4, 3, 32, 0), np.uint8)}, r"got uint8 \(4, 3, 32, 0\)"),
+        ({"images": np.zeros((4, 1, 8, 8, 1), np.uint8)}, r"got uint8 \(4, 1, 8, 8, 1\)"),
         ({"images": np.zeros((4, 2, 32, 32), np.uint8)}, r"C 1 or 3, got uint8 \(4, 2, 32, 32\)"),
         ({"images": np.zeros((4, 32, 32, 3), np.uint8)}, r"got uint8 \(4, 32, 32, 3\)"),
-        ({"images": np.zeros((0, 1, 32, 32), np.uint8)}, r"n >= 1.*got uint8 \(0, 1, 32, 32\)"),
+        ({"images": np.zeros((0, 1, 32, 32), np.uint8)}, r"n, H, W >= 1.*got uint8 \(0, 1, 32, 32\)"),
         ({"labels": np.zeros(4, np.int32)}, r"labels must be int64 \(4,\), got int32 \(4,\)"),
         ({"labels": np.zeros(3, np.int64)}, r"labels must be int64 \(4,\), got int64 \(3,\)"),
         ({"labels": np.array([0, 1, 2, 0])}, r"labels must be in 0\.\.1, got 0\.\.2"),
@@ -75,6 +77,34 @@ def test_image_set_is_read_only_and_leaves_the_callers_array_writable():
     assert pixels.flags.writeable
     assert (len(images), images.channels) == (4, 3)
     assert repr(images) == "ImageSet('made', 'train', n=4, channels=3, classes=2)"
+
+
+def test_arrays_of_ones_own_become_a_set():
+    pixels = make_set(5).images
+    images = ImageSet.of(pixels, ["dog", "cat", "dog", "ant", "cat"], "pets")
+    assert images.classes == ("ant", "cat", "dog") and images.labels.tolist() == [2, 1, 2, 0, 1]
+    assert (images.name, images.index.tolist()) == ("pets", [0, 1, 2, 3, 4])
+    np.testing.assert_array_equal(images.images, pixels)
+    assert ImageSet.of(pixels, np.array([7, 3, 3, 7, 9])).classes == ("3", "7", "9")
+    plain = ImageSet.of(pixels)
+    assert plain.classes == ("own",) and not plain.labels.any()
+    with pytest.raises(ValueError, match="images must be uint8"):
+        ImageSet.of(pixels / 255)
+    with pytest.raises(ValueError, match=r"labels must be int64 \(5,\), got int64 \(4,\)"):
+        ImageSet.of(pixels, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 48, 40), (1, 32, 33), (3, 1, 200)])
+def test_images_have_any_height_and_width(shape):
+    pixels = np.random.default_rng(2).integers(0, 256, (3, *shape), np.uint8)
+    images = ImageSet.of(pixels, [4, 2, 4])
+    C, H, W = shape
+    assert repr(images) == f"ImageSet('own', 'train', n=3, channels={C}, size={H}x{W}, classes=2)"
+    assert images.channels == C
+    assert images.sha256 == hashlib.sha256(f"(3, {C}, {H}, {W})".encode() + pixels.tobytes()).hexdigest()
+    np.testing.assert_array_equal(images.subset([2, 0]).images, pixels[[2, 0]])
+    if H != W:
+        assert ImageSet.of(pixels.reshape(3, C, W, H)).sha256 != images.sha256
 
 
 def test_subset_keeps_pixels_labels_and_index():
@@ -123,6 +153,20 @@ def test_unknown_split(name):
     with pytest.raises(ValueError, match=f"unknown split of {name} 'tests' .did you mean test.") as caught:
         load_images(name, "tests")
     assert ", ".join(SPLITS[name]) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_data_sets_of_one_size_refuse_others(name, tmp_path):
+    message = f"size is 64; allowed: 32 for {name}, others for folder:PATH alone"
+    with pytest.raises(ValueError, match=message):
+        load_images(name, size=64, root=tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, -32, 48.0, "64", True, None, (48, 40)])
+@pytest.mark.parametrize("name", ["digits", "folder:nowhere"])
+def test_sizes_that_are_none_are_refused(name, size):
+    with pytest.raises(ValueError, match=r"size is .*; allowed: a whole number, 1 or more"):
+        load_images(name, size=size)
 
 
 def test_root_argument_before_variable_before_cache(tmp_path, monkeypatch):

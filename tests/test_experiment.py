@@ -8,7 +8,7 @@ import torch
 from vaes import write_pictures
 
 from memlib.device import choose_device
-from memlib.experiment import EXPERIMENTS, Stream, variant
+from memlib.experiment import EXPERIMENTS, Experiment, Stream, variant
 
 TINY = variant(
     "digits-lr3", num_images=31, epochs=3, score_every=2, folds=3, repeats=2, num_samples=4, batch_size=8
@@ -45,12 +45,19 @@ def test_small_experiments_score_again_with_shared_noise():
         ({"rescoring": 0}, "rescoring is 0; allowed: 1 or more"),
         ({"rescoring": 1.5}, r"rescoring is 1.5 \(float\); allowed: int"),
         ({"noise": "shared"}, "noise is 'shared'; allowed: paper, paired"),
-        ({"noise": None}, r"noise is None \(NoneType\); allowed: str"),
     ],
 )
 def test_other_ways_to_score_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         variant("digits-lr3", **changes)
+
+
+def test_none_leaves_a_field_of_a_variant_as_it_is_and_is_no_value():
+    assert variant("mnist-lr4", learning_rate=None, epochs=3) == variant("mnist-lr4", epochs=3)
+    with pytest.raises(ValueError, match="unknown field 'epoch'"):
+        variant("mnist-lr4", epoch=None)
+    with pytest.raises(ValueError, match=r"noise is None \(NoneType\); allowed: str"):
+        Experiment(noise=None)
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda0", "gpu", "cuda:x", "cuda:", "cuda:-1", "cpu:1"])

@@ -9,7 +9,7 @@ from torch import nn
 
 from memlib import features
 from memlib.data import load_images
-from memlib.features import accuracy, extract, inception, pixels, train_classifier
+from memlib.features import accuracy, extract, inception, pixels, spaces, train_classifier
 from memlib.parallel import one_thread
 
 DIGITS = load_images("digits")
@@ -192,6 +192,42 @@ def test_images_of_one_label_are_refused():
 def test_accuracy_is_the_share_of_labels_with_the_largest_logit():
     always = Returns(lambda x: torch.eye(10)[3].expand(len(x), 10))
     assert accuracy(always, DIGITS) == np.mean(DIGITS.labels == 3)
+
+
+def test_spaces_measure_images_that_the_classifier_has_not_seen():
+    measured = DIGITS.subset(np.arange(0, 1500, 3))
+    found = spaces(measured, DIGITS, width=16, steps=40, seed=3)
+    assert found.apart and len(found.others) == 1000
+    assert not np.isin(found.others.index, measured.index).any()
+    alone = train_classifier(DIGITS.subset(np.flatnonzero(np.arange(1500) % 3)), 16, 40, seed=3)
+    assert torch.equal(weights(found.network), weights(alone))
+    x = DIGITS.images[:9]
+    got = found.embed["classifier"](x)
+    np.testing.assert_allclose(got, extract(alone[:-1], x), rtol=1e-5, atol=1e-6)
+    assert got.shape == (9, 16) and (got >= 0).all() and got.any()
+
+
+def test_the_pixel_space_is_the_principal_components_of_the_measured_images():
+    measured = DIGITS.subset(np.arange(200))
+    embed = spaces(measured, DIGITS, width=5, steps=1).embed["pixels"]
+    flat = pixels(measured.images).astype(np.float64)
+    _, _, axes = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
+    x = DIGITS.images[200:220]
+    expected = (pixels(x) - flat.mean(axis=0)) @ axes[:5].T
+    np.testing.assert_allclose(np.abs(embed(x)), np.abs(expected), atol=1e-3)
+
+
+def test_a_measured_set_that_leaves_nothing_trains_the_classifier_itself():
+    found = spaces(PATCHES, PATCHES, width=4, steps=1)
+    assert not found.apart and found.others is PATCHES
+
+
+@pytest.mark.parametrize("width", [0, 31])
+def test_spaces_refuse_a_width_without_as_many_components(width):
+    with pytest.raises(
+        ValueError, match=f"width is {width}; allowed: 1 to 30, the measured images or their pixels"
+    ):
+        spaces(DIGITS.subset(np.arange(30)), DIGITS, width=width, steps=1)
 
 
 @pytest.fixture

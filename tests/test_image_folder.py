@@ -95,15 +95,22 @@ def test_gray_in_every_mode_and_color_if_any_split_has_it(tmp_path):
     np.testing.assert_array_equal(test.images[:, :, 5, 5], [[7, 7, 7], [255, 0, 0]])
 
 
-@pytest.mark.parametrize("size", [(32, 32), (64, 48), (41, 100), (7, 20), (500, 33), (35, 32)])
-def test_resizing_is_torchvisions_resize_and_center_crop(size, tmp_path):
+@pytest.mark.parametrize(
+    ("size", "side"),
+    [((w, h), 32) for w, h in ((32, 32), (64, 48), (41, 100), (7, 20), (500, 33), (35, 32))]
+    + [((64, 64), 64), ((64, 48), 48), ((41, 100), 65), ((7, 20), 1)],
+)
+def test_resizing_is_torchvisions_resize_and_center_crop(size, side, tmp_path):
     pixels = np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), np.uint8)
     for part in ("train", "test"):
         (tmp_path / part).mkdir()
         Image.fromarray(pixels).save(tmp_path / part / "0.png")
-    fit = transforms.Compose([transforms.Resize(32), transforms.CenterCrop(32)])
+    fit = transforms.Compose([transforms.Resize(side), transforms.CenterCrop(side)])
     expected = np.asarray(fit(Image.fromarray(pixels))).transpose(2, 0, 1)
-    np.testing.assert_array_equal(load_images(f"folder:{tmp_path}").images[0], expected)
+    images = load_images(f"folder:{tmp_path}", size=side).images
+    np.testing.assert_array_equal(images, expected[None])
+    if side == 32:
+        np.testing.assert_array_equal(load_images(f"folder:{tmp_path}").images, images)
 
 
 def test_orientation_of_photographs_is_applied(tmp_path):

@@ -219,7 +219,10 @@ def test_failing_page_is_named_and_the_others_finish(tmp_path, capsys):
     folder, threads = good.cells[-1].outputs[0].text.split()
     assert folder == str(tmp_path) and 1 <= int(threads) <= (os.cpu_count() or 1)
     assert good.metadata.papermill.parameters == {"epochs": 2}
-    assert good.metadata.memlib.keys() == {"key", "source", "seconds", "date"}
+    facts = good.metadata.memlib
+    where = {"processor", "gpu", "cores", "python", "torch", "memlib", "commit"}
+    assert facts.keys() == {"key", "source", "seconds", "date"} | where
+    assert facts.cores == int(threads) and facts.commit == "not a git checkout"
     assert str(tmp_path) not in json.dumps(good.metadata)
 
 

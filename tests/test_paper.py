@@ -51,6 +51,17 @@ def test_the_papers_own_settings_are_no_reduction():
     assert paper.reductions("digits-lr3", result_of("digits-lr3", 100, 2, 3)) == []
 
 
+def test_another_learning_rate_is_named_beside_the_papers_numbers():
+    row = {"paper": "p", "here": "h", "verdict": "holds"}
+    same = paper.table_row("mnist-lr3", result_of("mnist-lr3", 60_000, 10, 10), **row)
+    assert same["table_verdict"] == same["compared"] == "holds" and same["differences"] == "nothing"
+    changed = result_of("mnist-lr3", 60_000, 10, 10, learning_rate=3e-4)
+    other = paper.table_row("mnist-lr3", changed, **row)
+    assert other["differences"] == "learning rate 0.0003 instead of 0.001"
+    assert other["table_run"].endswith("(learning rate 0.0003 instead of 0.001)")
+    assert other["table_verdict"] == other["compared"] == "at another learning rate: holds"
+
+
 def test_settings_are_of_the_papers_data():
     assert paper.settings("cifar10-jpeg") == paper.settings("cifar10")
     assert paper.settings("cifar10")["images"] == "cifar10" and paper.settings("celeba")["noise"] == "paper"

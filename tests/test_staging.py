@@ -10,8 +10,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from tinybook import notebook, write_book, write_params
 
 from memlib import book, staging
-from memlib.book import BuildError, check_figures
 from memlib.pages import Page, load_pages
+from memlib.site import BuildError, check_figures
 from memlib.staging import PaperFigure, localize
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,15 +93,17 @@ def test_a_stand_in_is_named_below_the_title():
             staging.add_notice(notebook("1"), wrong)
 
 
-def test_a_page_closes_with_the_line_that_makes_it_again():
+def test_the_cell_of_papermill_stays_in_the_notebook_but_not_on_the_page():
     made = notebook("1")
-    made.metadata["papermill"] = {"parameters": {"rate": 0.5, "experiment": "two words"}}
-    staging.add_command(made, PAGE, staging.parameters_of(made))
-    line = ".venv/bin/papermill book/score.ipynb out.ipynb -p experiment 'two words' -p rate 0.5"
-    assert line in made.cells[-1].source.splitlines()
-    plain = notebook("1")
-    staging.add_command(plain, PAGE, staging.parameters_of(plain))
-    assert ".venv/bin/papermill book/score.ipynb out.ipynb" in plain.cells[-1].source.splitlines()
+    made.cells.insert(
+        2, new_code_cell("# Parameters\nepochs = 9", metadata={"tags": ["injected-parameters"]})
+    )
+    staging.hide_injected(made)
+    assert [cell.metadata.get("tags") for cell in made.cells[1:]] == [
+        ["parameters"],
+        ["injected-parameters", "remove-cell"],
+        [],
+    ]
 
 
 def recorded(path: Path, **values: str) -> Path:

@@ -1,0 +1,234 @@
+"""Models made of an encoder and a decoder, as PyTorch users have them, scored by importance sampling."""
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, constraints
+from torch.distributions.constraints import Constraint
+
+from memlib.data import ImageSet
+from memlib.scoring import LogProb, summary
+
+
+class LatentModel:
+    r"""A latent variable model whose log p(x) is estimated with samples from its encoder.
+
+    $$\log p(x) \approx \log \frac{1}{S} \sum_{s=1}^S \frac{p(x \mid z_s)\, p(z_s)}{q(z_s \mid x)}, \qquad
+    z_s \sim q(z \mid x)$$
+
+    The distributions may have all dimensions behind the first as event, as `Independent` makes them, or some
+    or all of them as further batch dimensions, which are then taken as independent: `Normal(mu, sigma)` with
+    mu (B, Z) is q, `Bernoulli(logits=...)` with logits (B, C, H, W) is p. Nothing is broadcast.
+
+    The estimate is a density, or a probability, of what `prepare` makes of an image. A density of continuous
+    data asks for dequantization, such as adding uniform noise to the levels, since levels alone have none;
+    to state it per level, the logarithm of the Jacobian of any scaling after that must be added. U and V
+    contain that Jacobian, and M does not: it is the same for all models, and cancels under any fixed
+    invertible map of the data. `prepare` may draw from PyTorch's global generators, for dequantization or
+    binarization: like the latent noise, what it draws follows from the seed, and is the same for all models.
+
+    Args:
+        encoder: from prepared images (B, ...) to q(z | x) as a `torch.distributions.Distribution`, of B
+            latents with a shape of their own, mostly (Z,). It need not be reparameterized.
+        decoder: from latents (B, ...) to p(x | z), over the shape of a prepared image.
+        num_samples: S, importance samples per image, 1 or more; Pareto k-hat needs more than 20.
+        prior: p(z), over the shape of a latent, on the device of the latents, discrete where q is; by default
+            standard normal, for latents with real support only.
+        batch_size: images encoded and latents decoded at a time, 1 or more. Another value gives other noise.
+            All S latents of the images of a batch are drawn at once: memory grows with both.
+        seed: of the noise, 0 or more. `memlib.cross_fit` and `memlib.score_models` use theirs instead, with
+            noise of its own for every repeat, the same for all models of the repeat.
+        prepare: from uint8 images (B, C, H, W), on the device of the parameters, to the model's input; by
+            default levels / 255 as float32.
+
+    Modules are put into evaluation mode and left in it, and no gradients are kept: `encoder`, `decoder` and
+    `prepare` themselves, the objects whose methods they are, attributes of such objects, and what
+    `functools.partial` binds. A plain function has to see to its own modules.
+
+    Raises:
+        ValueError: an argument that is not as above.
+
+    Source: van den Burg & Williams (2021), supplement, eq. (9).
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[Tensor], Distribution],
+        decoder: Callable[[Tensor], Distribution],
+        num_samples: int = 128,
+        prior: Distribution | None = None,
+        batch_size: int = 512,
+        seed: int = 0,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        prepare = prepare or _scaled
+        for name, function in (("encoder", encoder), ("decoder", decoder), ("prepare", prepare)):
+            if not callable(function):
+                raise ValueError(f"{name} is a {type(function).__name__}; allowed: a module or a function")
+        for name, value, least in (("num_samples", num_samples, 1), ("batch_size", batch_size, 1)):
+            _check_whole(name, value, least)
+        _check_whole("seed", seed, 0)
+        if not (prior is None or isinstance(prior, Distribution)):
+            kind = type(prior).__name__
+            raise ValueError(f"prior is a {kind}; allowed: None, or a torch.distributions.Distribution")
+        self.encoder, self.decoder, self.prior, self.prepare = encoder, decoder, prior, prepare
+        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+
+    def log_prob(self, images: ImageSet) -> NDArray[np.float64]:
+        """Estimates of log p(x), (n,), in nats; see `estimate`."""
+        return self.estimate(images).log_px.numpy()
+
+    @torch.no_grad()
+    def estimate(self, images: ImageSet, seed: int | None = None) -> LogProb:
+        """Estimates of log p(x) with their health.
+
+        Args:
+            images: n images.
+            seed: of the noise, 0 or more; by default the model's own.
+
+        Returns:
+            `log_px` in nats, `ess`, `khat` and `num_samples`, each (n,), on the CPU.
+
+        Raises:
+            ValueError: images of another type, parameters on another device than a CPU or CUDA,
+                distributions that do not fit what they are of, or densities in 16-bit floating point.
+        """
+        if not isinstance(images, ImageSet):
+            raise ValueError(f"images is a {type(images).__name__}; allowed: an ImageSet")
+        for module in self._modules():
+            module.eval()
+        device = self.device
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"the model's parameters are on {str(device)!r}; allowed: a CPU or CUDA device")
+        # not torch.manual_seed, which seeds those of all devices
+        generators = [torch.default_generator]
+        if device.type == "cuda":
+            generators.append(torch.cuda.default_generators[device.index])
+        streams = np.random.default_rng(self.seed if seed is None else seed)
+        parts = []
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for start in range(0, len(images), self.batch_size):
+                # any distribution can sample, but only from the global generators
+                own = int(streams.integers(2**63))
+                for generator in generators:
+                    generator.manual_seed(own)
+                levels = torch.tensor(images.images[start : start + self.batch_size], device=device)
+                parts.append(LogProb(*(column.cpu() for column in summary(self._log_weights(levels)))))
+        return LogProb(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are sent: the device of the first parameter or buffer found, else the CPU."""
+        tensors = (t for m in self._modules() for t in itertools.chain(m.parameters(), m.buffers()))
+        return next((t.device for t in tensors), torch.device("cpu"))
+
+    def _modules(self) -> Iterator[nn.Module]:
+        for function in (self.encoder, self.decoder, self.prepare):
+            bound = []
+            while isinstance(function, functools.partial):
+                bound += [*function.args, *function.keywords.values()]
+                function = function.func
+            owner = function.__self__ if inspect.ismethod(function) else function
+            parts = (owner, *bound, *getattr(owner, "__dict__", {}).values())
+            yield from (part for part in parts if isinstance(part, nn.Module))
+
+    def _log_weights(self, levels: Tensor) -> Tensor:
+        """log p(x | z) + log p(z) - log q(z | x), float64 (B, S), of images uint8 (B, C, H, W)."""
+        B, S = len(levels), self.num_samples
+        x = self.prepare(levels)
+        if not isinstance(x, Tensor) or x.ndim < 1 or len(x) != B:
+            what = f"a tensor {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise ValueError(f"prepare returned {what} of {B} images; allowed: a tensor ({B}, ...)")
+        q = _one_each("encoder", self.encoder(x), B)
+        z = q.sample((S,))  # (S, B, ...)
+        log_w = _nats("prior", self._prior_of(z, q), z) - _nats("encoder", q, z)  # (S, B)
+        at_once = max(1, self.batch_size // B)
+        for s in range(0, S, at_once):
+            part = z[s : s + at_once].flatten(0, 1)  # (s, B, ...) -> (s * B, ...)
+            p = _one_each("decoder", self.decoder(part), len(part))
+            if p.event_shape != x.shape[1:]:
+                raise ValueError(
+                    f"the decoder's distribution is over the shape {tuple(p.event_shape)}, and prepare gives "
+                    f"images of the shape {tuple(x.shape[1:])}; allowed: the same"
+                )
+            copies = x.repeat(len(part) // B, *[1] * (x.ndim - 1))  # (B, ...) -> (s * B, ...)
+            log_w[s : s + at_once] += _nats("decoder", p, copies).unflatten(0, (-1, B))
+        return log_w.T
+
+    def _prior_of(self, z: Tensor, q: Distribution) -> Distribution:
+        """The prior of latents (S, B, ...) from q, with all but their first two dimensions as event."""
+        shape = z.shape[2:]
+        kind, support = _kind_and_support(q)
+        if self.prior is None:
+            if not isinstance(support, type(constraints.real)):
+                raise ValueError(
+                    f"prior is None, and latents of the encoder's {kind} have the support {support}; "
+                    "allowed: a prior for them, or latents with the support Real()"
+                )
+            return Independent(Normal(torch.zeros(shape, dtype=z.dtype, device=z.device), 1.0), len(shape))
+        own = self.prior.batch_shape + self.prior.event_shape
+        if own != shape:
+            raise ValueError(
+                f"prior is over the shape {tuple(own)}, and the encoder's latents have the shape "
+                f"{tuple(shape)}; allowed: the same"
+            )
+        own_kind, own_support = _kind_and_support(self.prior)
+        if None not in (support, own_support) and support.is_discrete != own_support.is_discrete:
+            words = {True: "discrete", False: "continuous"}
+            raise ValueError(
+                f"prior is a {own_kind}, which is {words[own_support.is_discrete]}, and the encoder's {kind} "
+                f"is {words[support.is_discrete]}; allowed: both discrete, or both continuous"
+            )
+        return Independent(self.prior, len(self.prior.batch_shape))
+
+
+def _one_each(name: str, distribution: Distribution, count: int) -> Distribution:
+    """A distribution with the batch shape (count,) and everything behind it as event."""
+    if not isinstance(distribution, Distribution):
+        kind = type(distribution).__name__
+        raise ValueError(f"the {name} returned a {kind}; allowed: a torch.distributions.Distribution")
+    batch, event = tuple(distribution.batch_shape), tuple(distribution.event_shape)
+    if not batch or batch[0] != count:
+        raise ValueError(
+            f"the {name} returned a {type(distribution).__name__} with batch shape {batch} and event shape "
+            f"{event} for {count} inputs; allowed: a batch shape that begins with {count}"
+        )
+    return Independent(distribution, len(batch) - 1)
+
+
+def _kind_and_support(distribution: Distribution) -> tuple[str, Constraint | None]:
+    """The name of a distribution and the support of its parts; None where it states none."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    try:
+        support = distribution.support
+    except NotImplementedError:
+        return type(distribution).__name__, None
+    while hasattr(support, "base_constraint"):  # of vectors and of mixtures
+        support = support.base_constraint
+    return type(distribution).__name__, support
+
+
+def _nats(name: str, distribution: Distribution, values: Tensor) -> Tensor:
+    """Log-densities as float64."""
+    log_p = distribution.log_prob(values)
+    if log_p.dtype.itemsize < 4:
+        raise ValueError(
+            f"log_prob of the {name} returned {log_p.dtype}; allowed: floating point of 32 bits or more"
+        )
+    return log_p.double()
+
+
+def _scaled(levels: Tensor) -> Tensor:
+    return levels.float() / 255
+
+
+def _check_whole(name: str, value: int, least: int) -> None:
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name} is {value!r}; allowed: a whole number, {least} or more")

@@ -1,0 +1,150 @@
+"""Bad models of one's own, what they return, and bad calls about them, each with a piece of its error."""
+
+import contextlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from refusals import NAMES, Case, TrainingReached
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, Normal
+
+import memlib
+from memlib.data import ImageSet
+
+
+class _Returns:
+    """A model that says what it is told."""
+
+    def __init__(self, values: object):
+        self.values = values
+
+    def log_prob(self, images: ImageSet) -> object:
+        return self.values
+
+
+def returns(values: object) -> Callable[[ImageSet, int], _Returns]:
+    """A function that "trains" models which return these values."""
+    return lambda images, seed: _Returns(values)
+
+
+def train(images: ImageSet, seed: int) -> None:
+    raise TrainingReached(f"training on {images!r}")
+
+
+def encode(x: Tensor) -> Distribution:
+    return Normal(x.flatten(1)[:, :2], 1.0)  # (B, 1, 32, 32) -> (B, 2)
+
+
+def decode(z: Tensor) -> Distribution:
+    return Bernoulli(logits=torch.zeros(len(z), 1, 32, 32))
+
+
+_NAMES = {
+    "returns": returns,
+    "train": train,
+    "FOLDER": "FOLDER",
+    "encode": encode,
+    "decode": decode,
+    "Normal": Normal,
+    "torch": torch,
+}
+
+
+def model(text: str, message: str) -> Case:
+    """An expression of these functions and of `NAMES`."""
+
+    def give(folder: Path) -> object:
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+            return eval(text, NAMES | _NAMES)
+
+    return Case(f"`{text}`", give, message)
+
+
+def again(given: str, message: str, **options: object) -> Case:
+    """A folder with the results of another function, where the options were not given."""
+
+    def give(folder: Path) -> object:
+        few = {
+            "images": NAMES["digits"],
+            "folds": 2,
+            "repeats": 1,
+            "folder": folder / "FOLDER",
+            "progress": False,
+        }
+        memlib.cross_fit(returns(np.zeros(297)), **few)
+        return memlib.cross_fit(train, **(few | options))
+
+    return Case(given, give, message)
+
+
+_CROSS_FIT = "`memlib.cross_fit(train, digits, folder=FOLDER)`"
+MODELS = [
+    model(
+        "memlib.cross_fit(train, digits.images)", "images is a ndarray; allowed: an ImageSet, as load_images"
+    ),
+    model(
+        "memlib.cross_fit(train, digits, folds=298)", "folds is 298; allowed: at most the number of images"
+    ),
+    model('memlib.cross_fit(train, digits, settings={"sizes": {32}})', "allowed: JSON values by name"),
+    model(
+        "memlib.cross_fit(print, digits, folder=FOLDER)",
+        "settings is None, and train has no source that later calls could be compared with; allowed: settin",
+    ),
+    model(
+        "memlib.cross_fit(lambda images, seed: None, digits)", "repeat 0, fold 0 is a NoneType; allowed: an"
+    ),
+    model(
+        "memlib.cross_fit(returns(np.zeros((297, 1))), digits)", "returned float64 (297, 1); allowed: numbers"
+    ),
+    model(
+        "memlib.cross_fit(returns(np.zeros(297, np.float16)), digits)",
+        "returned float16; allowed: floating point of 32 bits or more",
+    ),
+    model("memlib.cross_fit(returns(digits.labels * np.nan), digits)", "NaN or +inf for 297 of 297 images ("),
+    again(
+        f"{_CROSS_FIT} with another `train` than before",
+        "was computed by another function: the source of train has changed since; it is left as it is",
+    ),
+    again(f"{_CROSS_FIT} with another seed", "seed is 0 there and 1 in the request", seed=1),
+    again(
+        f"{_CROSS_FIT} with other settings",
+        "settings.rate is None there and '0.5' in the request",
+        settings={"rate": 0.5},
+    ),
+    model("memlib.score_models(train, fold_of, digits)", "fold_of is of 40 images; allowed: the 297 given"),
+    model("memlib.score_models(train, fold_of / 2, digits)", "fold_of is float64 (3, 40); allowed: integers"),
+    model(
+        "memlib.score_models([[train] * 3] * 3, fold_of, digits.subset(range(40)))",
+        "models are [3, 3, 3] by repeat; allowed: [4, 4, 4], as fold_of has folds",
+    ),
+    model(
+        "memlib.score_models([None] * 3, fold_of, digits.subset(range(40)))",
+        "models are ['NoneType', 'NoneType', 'NoneType'] by repeat; allowed: [4, 4, 4], as fold_of has folds",
+    ),
+    model(
+        "memlib.LatentModel(encode, decode, num_samples=0)", "num_samples is 0; allowed: a whole number, 1 or"
+    ),
+    model(
+        "memlib.LatentModel(torch.relu, decode).log_prob(digits)",
+        "the encoder returned a Tensor; allowed: a ",
+    ),
+    model(
+        "memlib.LatentModel(encode, encode).log_prob(digits)",
+        "the decoder's distribution is over the shape (2,), and prepare gives images of the shape (1, 32",
+    ),
+    model(
+        "memlib.LatentModel(encode, decode, prior=Normal(0, 1)).log_prob(digits)",
+        "prior is over the shape (), and the encoder's latents have the shape (2,); allowed: the same",
+    ),
+    model(
+        "memlib.LatentModel(decode, decode).log_prob(digits)",
+        "prior is None, and latents of the encoder's Bernoulli have the support Boolean(); allowed: a prior",
+    ),
+    model(
+        "memlib.LatentModel(decode, decode, prior=Normal(torch.zeros(1, 32, 32), 1)).log_prob(digits)",
+        "prior is a Normal, which is continuous, and the encoder's Bernoulli is discrete; allowed: both",
+    ),
+]

@@ -1,0 +1,257 @@
+"""The built book in a browser: over http and from disk, wide and on a phone, by pointer and keyboard.
+
+The book is built once at its quick size, from this checkout. Needs a Chromium of the system; without one the
+tests are skipped, under CI they fail.
+"""
+
+import os
+import re
+import shutil
+import sys
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from bs4 import BeautifulSoup
+from playwright.sync_api import Browser, Page
+
+from memlib.book import build_book, toc_pages
+from memlib.pages import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import browsing
+
+PAGES = [*toc_pages(ROOT), "index", "search", "genindex"]
+WITH_WIDGETS = [name for name in PAGES if "explore" in name]
+# Pages that differ in their parts: cards, tables of numbers and of text, widgets, search.
+IN_THE_DARK = [
+    *("book/index", "book/04-memorized-mnist-lr3", "book/12-refused", "book/19-competition"),
+    *("book/23-explore-digits-lr3", "book/status", "book/glossary", "book/bibliography", "search"),
+]
+LARGEST_PAGE, WHOLE_SITE = 5e6, 60e6  # bytes
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built book."""
+    root = tmp_path_factory.mktemp("book")
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, root)
+    shutil.copytree(ROOT / "book", root / "book")
+    (root / "published").symlink_to(ROOT / "published")
+    index = build_book("quick", root)
+    assert index is not None
+    return index.parent
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium."""
+    if browsing.installed() is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"no browser for the tests of the book: none of {', '.join(browsing.NAMES)}")
+        pytest.skip(f"no browser: none of {', '.join(browsing.NAMES)}")
+    with browsing.chromium() as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="session")
+def server(site: Path) -> Iterator[str]:
+    """The address of a local server of the site."""
+
+    with browsing.served(site) as address:
+        yield address
+
+
+@pytest.fixture(params=["http", "file"])
+def base(request: pytest.FixtureRequest, site: Path) -> str:
+    """The address of the site, over http and from disk."""
+    return request.getfixturevalue("server") if request.param == "http" else site.as_uri()
+
+
+class Visit:
+    """A page of the browser with what went wrong on it and what it asked for."""
+
+    def __init__(self, browser: Browser, base: str, dark: bool = False):
+        scheme = "dark" if dark else "light"
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+        self.base, self.page = base, self.context.new_page()
+        self.problems: list[str] = []
+        self.outside: list[str] = []
+        self.page.on("console", lambda m: self.problems.append(m.text) if m.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url}"))
+        self.page.on("request", lambda request: self._asked(request.url))
+
+    def _asked(self, url: str) -> None:
+        if not url.startswith((self.base, "data:", "blob:")):
+            self.outside.append(url)
+
+    def open(self, name: str) -> Page:
+        self.page.goto(f"{self.base}/{name}.html", wait_until="load")
+        if self.page.locator(".math").count():
+            self.page.wait_for_selector(".math mjx-container", state="attached")
+        if self.page.locator('script[type$="widget-view+json"]').count():
+            self.page.wait_for_selector(".jupyter-widgets", state="attached")
+        return self.page
+
+    def __enter__(self) -> "Visit":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+
+def serious(page: Page) -> list[str]:
+    """What axe-core finds that is serious or critical for the accessibility of a page."""
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        f"{v['id']}: {v['help']} ({len(v['nodes'])}) {v['nodes'][0]['html'][:200]}"
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_whole_alone_accessible_and_fits_a_phone(browser, server, name):
+    with Visit(browser, server) as visit:
+        page = visit.open(name)
+        images = page.eval_on_selector_all(
+            "img",
+            "all => all.map(i => [i.src, i.hasAttribute('alt'), i.naturalWidth > 0 || !i.offsetParent])",
+        )
+        raw = page.eval_on_selector_all(".math", "all => all.filter(m => !m.querySelector('svg')).length")
+        assert page.locator("h1").count() >= 1 and raw == 0
+        assert [src for src, alt, drawn in images if not (alt and drawn)] == []
+        assert (visit.problems, visit.outside) == ([], [])  # before axe-core asks for files of its own
+        assert serious(page) == []
+        page.set_viewport_size({"width": 360, "height": 800})
+        culprits = page.eval_on_selector_all(
+            "body *", "all => all.filter(e => e.getBoundingClientRect().right > 361).map(e => e.outerHTML)"
+        )
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= 360, [html[:150] for html in culprits[:5]]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_needs_no_server(browser, site, name):
+    with Visit(browser, site.as_uri()) as visit:
+        page = visit.open(name)
+        assert (
+            page.eval_on_selector_all(".math", "all => all.filter(m => !m.querySelector('svg')).length") == 0
+        )
+        assert (visit.problems, visit.outside) == ([], [])
+
+
+@pytest.mark.parametrize("name", IN_THE_DARK)
+def test_a_page_is_accessible_in_the_dark(browser, server, name):
+    with Visit(browser, server, dark=True) as visit:
+        page = visit.open(name)
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+        assert serious(page) == []
+
+
+def test_every_link_leads_somewhere(site):
+    pages = {path: BeautifulSoup(path.read_text("utf-8"), "html.parser") for path in site.rglob("*.html")}
+    anchors = {p: {e.get("id") or e.get("name") for e in s.select("[id], a[name]")} for p, s in pages.items()}
+    dead = []
+    for path, soup in pages.items():
+        if path.parent.name == "_static":
+            continue  # the theme's templates
+        for element, key in [
+            *((e, "href") for e in soup.select("[href]")),
+            *((e, "src") for e in soup.select("[src]")),
+        ]:
+            url = urllib.parse.urlsplit(element[key])
+            if url.scheme or url.netloc:
+                assert url.scheme in ("https", "data", "mailto") or element.name != "a", element
+                continue
+            target = (path.parent / urllib.parse.unquote(url.path)).resolve() if url.path else path
+            fragment = urllib.parse.unquote(url.fragment)
+            known = target.suffix != ".html" or not fragment or fragment in anchors.get(target, ())
+            if not target.exists() or not known:
+                dead.append(f"{path.relative_to(site)}: {element[key]}")
+    assert not dead, "\n".join(dead)
+
+
+def test_downloads_are_what_they_say(browser, server, site):
+    name = "book/04-memorized-mnist-lr3"
+    with Visit(browser, server) as visit:
+        page = visit.open(name)
+        links = page.eval_on_selector_all("a[download]", "all => all.map(a => a.href)")
+        kinds = {re.search(r"\.(\w+)$", link)[1] for link in links}
+        assert kinds == {"ipynb", "parquet", "json"}
+        begins = {"ipynb": b"{", "json": b"{", "parquet": b"PAR1"}
+        for link in links:
+            content = visit.context.request.get(link).body()
+            assert content.startswith(begins[link.rpartition(".")[2]]), link
+
+
+def test_the_book_is_small(site):
+    sizes = {path: path.stat().st_size for path in site.rglob("*") if path.is_file()}
+    pages = {path.name: size for path, size in sizes.items() if path.suffix == ".html"}
+    assert max(pages.values()) < LARGEST_PAGE, max(pages, key=pages.get)
+    assert sum(sizes.values()) < WHOLE_SITE
+
+
+def test_search_finds_pages(browser, base):
+    with Visit(browser, base) as visit:
+        visit.page.goto(f"{base}/search.html?q=importance+sampling")
+        visit.page.wait_for_selector("ul.search li a")
+        found = visit.page.locator("ul.search li a").all_inner_texts()
+        assert any("log p(x)" in text or "importance" in text.lower() for text in found)
+        assert (visit.problems, visit.outside) == ([], [])
+
+
+def visible(page: Page, selector: str) -> int:
+    return page.eval_on_selector_all(selector, "all => all.filter(e => e.offsetParent).length")
+
+
+@pytest.mark.parametrize("name", WITH_WIDGETS)
+def test_the_explorer_answers_to_the_keyboard(browser, base, name):
+    with Visit(browser, base) as visit:
+        page = visit.open(name)
+        everything = visible(page, ".explorer .tile")
+        assert everything == page.locator(".explorer .tile").count() > 3
+        menus = page.locator(".explorer select")
+        for k in range(menus.count()):
+            menus.nth(k).focus()
+            page.keyboard.press("ArrowDown")
+            assert visible(page, ".explorer .tile") < everything, f"menu {k}"
+            page.keyboard.press("ArrowUp")
+            assert visible(page, ".explorer .tile") == everything, f"menu {k}"
+        page.locator(".explorer .tile input").first.focus()
+        before = page.locator(".explorer .detail:visible").inner_text()
+        page.keyboard.press("ArrowRight")
+        after = page.locator(".explorer .detail:visible").inner_text()
+        assert before != after and "nats" in after
+        assert (visit.problems, visit.outside) == ([], [])
+
+
+def test_an_image_that_a_filter_hides_is_chosen_no_more(browser, server):
+    with Visit(browser, server) as visit:
+        page = visit.open(WITH_WIDGETS[0])
+        assert page.locator(".explorer .hint").is_hidden()
+        page.select_option(".filter-1 select", "lower half")  # the first image has the highest M
+        assert page.locator(".explorer .hint").is_visible()
+        assert visible(page, ".explorer .detail") == 0
+        page.locator(".explorer .tile:visible label").first.click()
+        assert visible(page, ".explorer .detail") == 1
+
+
+def test_figures_follow_the_theme(browser, base):
+    with Visit(browser, base, dark=True) as visit:
+        page = visit.open("book/06-outliers-digits-lr3")
+        shown = page.eval_on_selector_all(
+            "figure img", "all => all.filter(i => i.offsetParent).map(i => i.src)"
+        )
+        assert shown and all(src.endswith(".svg#dark") for src in shown)
+    with Visit(browser, base) as visit:
+        page = visit.open("book/06-outliers-digits-lr3")
+        shown = page.eval_on_selector_all(
+            "figure img", "all => all.filter(i => i.offsetParent).map(i => i.src)"
+        )
+        assert shown and all(src.endswith(".svg") for src in shown)

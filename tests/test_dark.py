@@ -1,0 +1,262 @@
+"""The book's figures in its dark theme: every color has a readable counterpart, and all else stays."""
+
+import importlib.util
+import io
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from functools import cache
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+from bs4 import BeautifulSoup
+from gallery import FIGURES
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from memlib.dark import DARK, GROUND, paired, theme_book, themed
+from memlib.pages import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import browsing
+
+SVG = "{http://www.w3.org/2000/svg}"
+FAINT = {"#e4e4e4", "#ffffff"}  # grid and ground: not to be read
+CELLS = {"#ddaa33", "#eef1f5"}  # what text in #111111 stands on
+PLAIN = '<svg viewBox="0 0 1 1"><g id="figure_1"><path style="fill: #004488; stroke: none"/></g></svg>'
+
+
+@cache
+def drawn(name: str) -> str:
+    """A figure of the gallery as SVG."""
+    file = io.StringIO()
+    FIGURES[name]().savefig(file, format="svg")
+    return file.getvalue()
+
+
+def dark_colors(svg: str) -> dict[tuple[str, str], str]:
+    """(property, color) -> the color a themed SVG has in the dark, by the rules of its style sheet."""
+    sheet = re.search(r"<style>(.*?)</style>", svg, re.DOTALL)[1]
+    values = dict(re.findall(r"--(c\w+):(#\w+)", re.search(r"#dark:target\{(--c.*?)\}", sheet)[1]))
+    rules = re.findall(
+        r'^\[style\*="(\w+): (#\w+)"\],\[\1="\2"\]\{\1:var\(--(c\w+)\)!important\}$', sheet, re.MULTILINE
+    )
+    colors = {(name, color): values[variable] for name, color, variable in rules}
+    default = re.search(r":root\{.*?;fill:var\(--(c\w+)\)\}", sheet)[1]
+    return colors | {("fill", ""): values[default]}
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of WCAG 2."""
+    values = np.array([to_rgb(one), to_rgb(other)])
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    darker, lighter = np.sort(linear @ [0.2126, 0.7152, 0.0722])
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def theme_colors(theme: str) -> dict[str, str]:
+    """The colors of the pages in a theme, by the style sheets that come with it."""
+    colors = {}
+    for package, file in (
+        ("pydata_sphinx_theme", "pydata-sphinx-theme.css"),
+        ("sphinx_book_theme", "sphinx-book-theme.css"),
+    ):
+        [folder] = importlib.util.find_spec(package).submodule_search_locations
+        text = (Path(folder) / "theme" / package / "static" / "styles" / file).read_text("utf-8")
+        for block in re.findall(rf"html\[data-theme={theme}\]\{{([^}}]*)\}}", text):
+            colors |= dict(re.findall(r"(--[\w-]+):([^;]+)", block))
+    return colors
+
+
+def test_the_ground_is_that_of_the_theme():
+    assert theme_colors("dark")["--pst-color-background"] == GROUND
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_color_of_the_gallery_can_be_read_in_the_dark(name):
+    svg = themed(drawn(name))
+    colors = dark_colors(svg)
+    root = ET.fromstring(svg)
+    parents = {child: parent for parent in root.iter() for child in parent}
+    seen = set()
+    for element in root.iter():
+        style = dict(part.split(": ") for part in element.get("style", "").split("; ") if ": " in part)
+        for paint in ("fill", "stroke"):
+            color = style.get(paint, "none")
+            if color == "none" or color in FAINT:
+                continue
+            assert color in DARK, f"{color} is not in memlib.dark.DARK"
+            shown = colors[paint, color]
+            text = parents[element].get("id", "").startswith("text_") and element.tag == f"{SVG}g"
+            least = 4.5 if text else 3.0
+            for ground in [DARK[c] for c in CELLS] if color == "#111111" else [GROUND]:
+                assert contrast(shown, ground) >= least, f"{color} becomes {shown} on {ground}"
+            seen.add(color)
+    assert colors["fill", ""] == DARK["#222222"], "what has no color is text"
+    assert "#111111" not in seen or name == "verdicts", "#111111 is text on a cell of a table"
+
+
+def test_faint_lines_stay_faint_but_seen():
+    assert 1.2 < contrast(DARK["#e4e4e4"], GROUND) < 2
+    assert DARK["#ffffff"] == GROUND
+
+
+def test_curves_stay_apart():
+    curves = [DARK[c] for c in ("#004488", "#bb5566", "#ddaa33", "#228833", "#888888", "#222222")]
+    assert len({*curves, GROUND}) == len(curves) + 1
+
+
+@pytest.mark.parametrize("page", sorted(path.stem for path in (ROOT / "published" / "book").glob("*.ipynb")))
+def test_published_figures_have_dark_colors(page):
+    notebook = nbformat.read(ROOT / "published" / "book" / f"{page}.ipynb", 4)
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    figures = [data["image/svg+xml"] for data in outputs if "image/svg+xml" in data]
+    assert figures
+    for svg in figures:
+        assert 'id="dark"' in themed(svg)
+    assert not any("image/png" in data and "image/svg+xml" not in data for data in outputs), (
+        "has no dark colors"
+    )
+
+
+@pytest.mark.parametrize("name", ["verdicts", "extremes", "known_scores"])
+def test_a_themed_figure_is_the_same_with_an_addition(name):
+    svg = drawn(name)
+    both = themed(svg)
+    assert re.sub(r' id="dark"|\n<style>.*?</style>', "", both, flags=re.DOTALL) == svg
+    assert themed(both) == both
+    assert ET.fromstring(both).get("id") == "dark"
+
+
+def test_hatches_have_colors_and_labels_that_read_like_a_style_have_none():
+    figure, axes = plt.subplots(figsize=(2, 1))
+    axes.bar([0], [1], hatch="/", color="#004488", edgecolor="#222222")
+    axes.set_xlabel('style="fill: red"')
+    file = io.StringIO()
+    figure.savefig(file, format="svg")
+    plt.close(figure)
+    assert "url(#" in file.getvalue() and ' style="fill: red"' in file.getvalue()
+    assert dark_colors(themed(file.getvalue()))["fill", "#004488"] == DARK["#004488"]
+
+
+@pytest.mark.parametrize(
+    ("svg", "message"),
+    [
+        ("<p>no figure</p>", "no <svg> element"),
+        (PLAIN.replace("<svg", '<svg id="own"'), 'has the id "own"; allowed: none, or "dark"'),
+        (PLAIN.replace("#004488", "#1f77b4"), r"no dark color for #1f77b4; memlib.dark.DARK has: #000000, "),
+    ],
+)
+def test_what_cannot_be_themed_is_refused(svg, message):
+    with pytest.raises(ValueError, match=message):
+        themed(svg)
+
+
+PAGE = """<!DOCTYPE html>
+<figure class="align-default" id="fig-a">
+<img alt="One &gt; &quot;two&quot;." class="wide" src="../_images/a.svg" />
+<figcaption><p>A &amp; b\u00a0c.</p></figcaption>
+</figure>
+<p>&lt;img src="../_images/a.svg"&gt;</p>
+<img src="../_images/a.svg" alt="Again.">\r
+<img alt="No figure." src="../_images/other.svg" /><img alt="" src="../_static/images/a.svg">
+<a href="../_images/a.svg">file</a>
+"""
+
+
+def test_figures_become_pairs_and_all_else_stays():
+    page = paired(PAGE, ["a.svg"])
+    assert paired(page, ["a.svg"]) == page
+    soup, before = BeautifulSoup(page, "html.parser"), BeautifulSoup(PAGE, "html.parser")
+    pairs = soup.select("span > img")
+    assert [(i["class"], i["src"], i["alt"]) for i in pairs] == [
+        (["wide", "only-light"], "../_images/a.svg", 'One > "two".'),
+        (["wide", "only-dark"], "../_images/a.svg#dark", 'One > "two".'),
+        (["only-light"], "../_images/a.svg", "Again."),
+        (["only-dark"], "../_images/a.svg#dark", "Again."),
+    ]
+    assert [i["src"] for i in soup.select("img") if i not in pairs] == [
+        i["src"] for i in before.select("img")[2:]
+    ]
+    # the theme hides captions beside a hidden image
+    assert not soup.select("img ~ figcaption") and soup.select("figure > span ~ figcaption")
+    singles = re.sub(r"<span>(<img[^>]*only-light[^>]*>)<img[^>]*only-dark[^>]*></span>", r"\1", page)
+    singles = singles.replace('class="wide only-light" alt="One', 'alt="One').replace(
+        'class="only-light" ', ""
+    )
+    assert singles.replace('two&quot;."', 'two&quot;." class="wide"') == PAGE
+
+
+def book(folder: Path, **svgs: str) -> Path:
+    (folder / "_images").mkdir()
+    (folder / "book").mkdir()
+    for name, svg in svgs.items():
+        (folder / "_images" / f"{name}.svg").write_text(svg, "utf-8")
+    (folder / "book" / "page.html").write_bytes(PAGE.encode("utf-8"))
+    return folder
+
+
+def test_a_book_gets_its_figures_and_pages_once(tmp_path):
+    other = '<svg viewBox="0 0 1 1"><path fill="red"/></svg>'
+    assert theme_book(book(tmp_path, a=PLAIN, other=other)) == ["a.svg"]
+    page = (tmp_path / "book" / "page.html").read_bytes()
+    assert page == paired(PAGE, ["a.svg"]).encode("utf-8")
+    assert (tmp_path / "_images" / "a.svg").read_text("utf-8") == themed(PLAIN)
+    assert (tmp_path / "_images" / "other.svg").read_text("utf-8") == other
+    assert theme_book(tmp_path) == ["a.svg"]
+    assert (tmp_path / "book" / "page.html").read_bytes() == page
+
+
+def test_a_figure_of_other_colors_keeps_its_light_ground(tmp_path):
+    other = PLAIN.replace("#004488", "#1f77b4")
+    assert theme_book(book(tmp_path, a=other, b=PLAIN)) == ["b.svg"]
+    assert (tmp_path / "_images" / "a.svg").read_text("utf-8") == other
+    assert (tmp_path / "book" / "page.html").read_bytes() == PAGE.encode("utf-8")
+
+
+def test_on_paper_the_colors_are_those_of_the_light_theme():
+    sheet = (ROOT / "book" / "_static" / "custom.css").read_text("utf-8")
+    [block] = re.findall(r"html\[data-theme\] \{([^}]*--pst[^}]*)\}", sheet.partition("@media print")[2])
+    printed = dict(re.findall(r"(--pst-[\w-]+): ([^;]+);", block))
+    light = {name: value.replace(" ", "") for name, value in theme_colors("light").items()}
+    assert {"--pst-color-background", "--pst-color-text-base", "--pst-color-primary"} < printed.keys()
+    assert printed.pop("--pst-color-target") == "transparent"
+    assert {n: v.replace(" ", "").replace("0.", ".") for n, v in printed.items()} == {
+        n: light[n] for n in printed
+    }
+
+
+def test_a_browser_shows_one_file_light_as_before_and_dark(tmp_path):
+    if browsing.installed() is None:
+        pytest.skip("no browser")
+    svg = drawn("error_bars")
+    (tmp_path / "before.svg").write_text(svg, "utf-8")
+    (tmp_path / "after.svg").write_text(themed(svg), "utf-8")
+    width, height = (round(float(size)) for size in re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups())
+    page = "#14181e"  # to be seen through the figure
+    shown = "".join(
+        f'<img src="{name}" style="display: block; width: {width}px; height: {height}px">'
+        for name in ("before.svg", "after.svg", "after.svg#dark")
+    )
+    (tmp_path / "page.html").write_text(f'<body style="margin: 0; background: {page}">{shown}', "utf-8")
+    command = [browsing.installed(), *browsing.OPTIONS, "--headless", "--hide-scrollbars"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},{3 * height + 200}"]
+    command += [f"--screenshot={tmp_path / 'page.png'}", (tmp_path / "page.html").as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    pixels = np.asarray(Image.open(tmp_path / "page.png").convert("RGB"), dtype=np.int64)
+    before, after, dark = (pixels[k * height : (k + 1) * height] for k in range(3))
+
+    def near(image: np.ndarray, color: str) -> int:
+        return int((np.abs(image - np.array(to_rgb(color)) * 255).max(axis=-1) < 3).sum())
+
+    assert np.abs(before - after).max() < 8  # a browser paints in tiles, whose edges may fall on a line
+    assert near(before, "#ffffff") > 0.8 * width * height and near(dark, "#ffffff") == 0
+    assert near(dark, page) > 0.8 * width * height
+    for color in ("#004488", "#bb5566"):  # markers too, which are copies made by <use>
+        assert near(before, color) > 50 and near(dark, color) == 0
+        assert near(dark, DARK[color]) > 50 and near(before, DARK[color]) == 0

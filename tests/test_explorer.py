@@ -1,0 +1,321 @@
+"""The explorer's filters, order, details and pictures are those of the run; without a kernel and with one."""
+
+import base64
+import dataclasses
+import io
+import re
+
+import ipywidgets
+import numpy as np
+import pytest
+from bs4 import BeautifulSoup
+from PIL import Image
+
+from memlib.data import ImageSet
+from memlib.duplicates import Pairs, near_duplicates
+from memlib.experiment import variant
+from memlib.explorer import Kin, duplicates_of, explore, nearest_of
+from memlib.memorization import memorization
+from memlib.neighbors import half_resolution
+from memlib.pareto import khat_threshold
+from memlib.runs import run
+from memlib.significance import memorized
+
+SMALL = variant(
+    "digits-lr3", num_images=60, epochs=3, score_every=1, folds=3, repeats=3, num_samples=32, batch_size=16
+)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    result = run(SMALL, tmp_path_factory.mktemp("results"), progress=False)
+    result.khat[:, :, ::3] = 0.4  # as if a third of the images were easy, and those of the second repeat
+    result.num_samples[:, 1] = 32  # had fewer samples, which a k-hat of 0.4 is too high for
+    result.khat[:, 1, ::6] = 0.3
+    return result
+
+
+@pytest.fixture(scope="module")
+def images():
+    return SMALL.load_images()
+
+
+@pytest.fixture(scope="module")
+def kin(images, result):
+    pairs = near_duplicates(images.images, threshold=0.9)
+    assert len(pairs.first)  # or nothing is tested
+    return {
+        "nearest sample": nearest_of(images.images, result.samples.values),
+        "near-duplicate": duplicates_of(images, pairs),
+    }
+
+
+def parts(box):
+    """The dropdowns by label, and the page of an explorer."""
+    bar, gallery = box.children
+    return {menu.description: menu for menu in bar.children}, BeautifulSoup(gallery.value, "html.parser")
+
+
+def shown(page):
+    """The observations on a page, in its order."""
+    return [int(tile.input["value"]) for tile in page.select(".tile")]
+
+
+def matching(page, label, option, menus):
+    """The observations that the style sheet leaves when an option is chosen."""
+    i = list(menus).index(label)
+    j = menus[label].options.index(option)
+    rule = f".explorer:has(.filter-{i} option:nth-child({j + 1}):checked) .tile:not(.f{i}-{j})"
+    assert rule in page.style.string
+    return [int(tile.input["value"]) for tile in page.select(f".tile.f{i}-{j}")]
+
+
+def test_all_images_are_ranked_by_their_score(result, images):
+    menus, page = parts(explore(result, images))
+    M = memorization(result).M[-1].values
+    assert shown(page) == list(np.argsort(-M, kind="stable"))
+    filters = ["Class", "Score M", "log p(x): U", "Standard error", "Pareto k-hat"]
+    assert [label for label in menus if label != "Training matters"] == filters
+    assert all(menu.options[0] == "all" for menu in menus.values())
+
+
+def test_the_filters_show_what_their_names_say(result, images, kin):
+    menus, page = parts(explore(result, images, kin))
+    scores, last = memorization(result), result.isel(epoch=-1)
+    M, error, log_p = (scores[name][-1].values for name in ("M", "M_se", "U"))
+    limit = [[khat_threshold(int(S)) for S in counts] for counts in last.num_samples.values]
+    trusted = (last.khat.values <= limit).all(0)
+    assert 0 < trusted.sum() < (last.khat.values <= khat_threshold(64)).all(0).sum()
+    wanted = {
+        ("Class", "7"): images.labels == 7,
+        ("Score M", "highest 5 %"): M > np.quantile(M, 0.95),
+        ("Score M", "upper half"): M > np.median(M),
+        ("Score M", "lowest 5 %"): M < np.quantile(M, 0.05),
+        ("log p(x): U", "lowest fifth"): log_p <= np.quantile(log_p, 0.2),
+        ("log p(x): U", "highest fifth"): log_p >= np.quantile(log_p, 0.8),
+        ("Standard error", "smaller half"): error <= np.median(error),
+        ("Standard error", "larger half"): error > np.median(error),
+        ("Pareto k-hat", "trusted"): trusted,
+        ("Pareto k-hat", "too high"): ~trusted,
+        ("Near-duplicate", "with"): (kin["near-duplicate"].index >= 0).any(1),
+    }
+    for (label, option), mask in wanted.items():
+        assert sorted(matching(page, label, option, menus)) == list(np.flatnonzero(mask)), option
+
+
+def test_with_a_kernel_the_menus_reach_all_images(result, images):
+    box = explore(result, images, count=6)
+    menus, page = parts(box)
+    assert len(shown(page)) == 6
+    menus["Score M"].value = "lower half"
+    _, page = parts(box)
+    M = memorization(result).M[-1].values
+    lower = np.flatnonzero(M <= np.median(M))
+    ranked = lower[np.argsort(-M[lower], kind="stable")]
+    assert shown(page)[:2] == list(ranked[:2]) and shown(page)[-1] == ranked[-1]
+    assert "6 of 30" in page.select_one(".count").text
+    menus["Class"].value = "7"
+    both = lower[images.labels[lower] == 7]
+    assert sorted(shown(parts(box)[1])) == list(both) and len(both) > 0
+
+
+def test_filters_that_no_image_passes_leave_an_empty_list(result, images):
+    box = explore(result, images)
+    menus, _ = parts(box)
+    menus["Score M"].value = "highest 5 %"
+    classes = {images.classes[images.labels[i]] for i in shown(parts(box)[1])}
+    menus["Class"].value = next(name for name in menus["Class"].options[1:] if name not in classes)
+    _, page = parts(box)
+    assert shown(page) == [] and page.select_one(".count")
+
+
+def test_of_many_images_the_ends_and_even_ranks_are_held(result, images):
+    _, page = parts(explore(result, images, count=12))
+    ranked = list(np.argsort(-memorization(result).M[-1].values, kind="stable"))
+    held = [ranked.index(i) for i in shown(page)]
+    assert held[:4] == [0, 1, 2, 3] and held[-2:] == [58, 59]
+    assert len(held) == 12 and (np.diff(held) > 0).all()
+    assert np.ptp(np.diff(held[4:10])) <= 1
+
+
+def test_the_details_have_the_numbers_of_the_scores(result, images):
+    _, page = parts(explore(result, images))
+    scores, matched = memorization(result), memorization(result, "matched")
+    tile = page.select(".tile")[5]
+    i = int(tile.input["value"])
+    text = tile.select_one(".detail").text.replace("\N{MINUS SIGN}", "-")
+    M, error = float(scores.M[-1, i]), float(scores.M_se[-1, i])
+    assert f"Image {images.index[i]}, {images.labels[i]}" in text
+    assert f"M {M:.1f} ± {error:.1f} nats" in text
+    assert f"matched {float(matched.M[-1, i]):.1f}" in text
+    assert f"U {float(scores.U[-1, i]):.1f}" in text
+    said = tile.svg["aria-label"].replace("\N{MINUS SIGN}", "-")
+    assert [float(m) for m in re.findall(r"epoch \d: (-?[\d.]+)", said)] == [
+        round(float(m), 1) for m in scores.M[:, i]
+    ]
+
+
+def picture(page, span):
+    """The pixels that a span shows of the picture behind the page."""
+    name = next(c for c in span["class"] if c.startswith("images-"))
+    style = re.search(rf"\.{name}{{(.*?)}}", page.style.string)[1]
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^)]*)", style)[1]))))
+    columns, rows = (int(k) // 100 for k in re.search(r"background-size:(\d+)% (\d+)%", style).groups())
+    assert sheet.shape[:2] == (32 * rows, 32 * columns)
+    x, y = (float(k) / 100 for k in re.search(r"position:([\d.]+)% ([\d.]+)%", span["style"]).groups())
+    column, row = round(x * (columns - 1)), round(y * (rows - 1))
+    return sheet[32 * row : 32 * row + 32, 32 * column : 32 * column + 32]
+
+
+def test_every_picture_is_the_image_it_stands_for(result, images, kin):
+    _, page = parts(explore(result, images, kin, count=20))
+    nearest, copies = kin.values()
+    seen = 0
+    for tile in page.select(".tile"):
+        i = int(tile.input["value"])
+        for span in tile.select(".image:not(.kin .image)"):
+            assert np.array_equal(picture(page, span), images.images[i, 0])
+        beside = [picture(page, span) for span in tile.select(".kin .image")]
+        wanted = [nearest.pool[nearest.index[i, 0]], *(copies.pool[j] for j in copies.index[i] if j >= 0)]
+        assert len(beside) == len(wanted)
+        assert all(np.array_equal(a, b[0]) for a, b in zip(beside, wanted, strict=True))
+        seen += len(beside) > 1
+    assert seen
+
+
+def test_pictures_in_color_are_close():
+    spec = variant(
+        "patches", num_images=40, epochs=1, score_every=1, folds=2, repeats=1, num_samples=2, width=4
+    )
+    images = spec.load_images()
+    _, page = parts(explore(run(spec, progress=False), images))
+    i = shown(page)[0]
+    there = picture(page, page.select_one(".tile .image")).transpose(2, 0, 1).astype(float)
+    assert np.abs(there - images.images[i]).mean() < 8
+
+
+def test_one_repeat_has_no_filter_by_errors_and_one_class_none_by_class():
+    spec = variant(
+        "patches", num_images=30, epochs=1, score_every=1, folds=2, repeats=1, num_samples=2, width=4
+    )
+    images = spec.load_images()
+    menus, page = parts(explore(run(spec, progress=False), images))
+    assert "Standard error" not in menus and "Pareto k-hat" not in menus  # too few samples for k-hat
+    assert ("Class" in menus) == (len(images.classes) > 1)
+    assert "±" not in page.text
+
+
+def test_listed_images_can_be_filtered(result, images):
+    apart = result.copy(deep=True)  # half of the images as if training on them mattered much
+    seen = (apart.fold != apart.fold_of) & (apart.observation < 30)
+    apart["log_px"] = (apart.log_px + 500 * seen).transpose(*result.log_px.dims).astype(np.float32)
+    listed = memorized(apart.isel(epoch=[-1]), rate=0.1).values[0]
+    assert 0 < listed.sum() < 60
+    menus, page = parts(explore(apart, images))
+    found = matching(page, "Training matters", "listed at FDR 10%", menus)
+    assert sorted(found) == list(np.flatnonzero(listed))
+
+
+def test_probability_zero_is_shown_as_it_is(result, images):
+    zero = result.copy(deep=True)
+    zero.log_px[-1, :, :, :3] = -np.inf
+    menus, page = parts(explore(zero, images))
+    assert len(shown(page)) == 60 and "nan" not in page.text
+    assert all("nan" not in str(svg) for svg in page.select("svg"))
+    assert "log p(x): U" not in menus  # no quantiles of infinite values
+    assert "not defined" in page.select_one('.tile:has(input[value="0"]) .detail').text
+
+
+def test_a_class_may_have_the_name_of_an_option(result, images):
+    named = dataclasses.replace(images, classes=("all", *"123456789"))
+    box = explore(result, named)
+    menus, _ = parts(box)
+    menus["Class"].index = 1
+    assert len(shown(parts(box)[1])) == (images.labels == 0).sum()
+    menus["Class"].index = 0
+    assert len(shown(parts(box)[1])) == 60
+
+
+def test_models_without_importance_weights_have_no_filter_by_their_health(result, images):
+    own = result.drop_vars(["khat", "ess", "num_samples"])
+    menus, page = parts(explore(own, images))
+    assert "Pareto k-hat" not in menus and "k-hat" not in page.text
+    assert shown(page) == shown(parts(explore(result, images))[1])
+
+
+def test_the_widgets_are_ones_of_every_front_end(result, images):
+    box = explore(result, images)
+    modules = {w._view_module for w in (box, *box.children, *box.children[0].children)}
+    assert modules == {"@jupyter-widgets/controls"}
+    assert isinstance(box, ipywidgets.VBox)
+
+
+def test_the_same_run_gives_the_same_page(result, images, kin):
+    pages = [explore(result, images, kin).children[1].value for _ in range(2)]
+    groups = [re.search(r'name="(explorer-\d+)"', page)[1] for page in pages]
+    assert groups[0] != groups[1]  # or a choice in one would be one in the other
+    assert pages[0].replace(groups[0], "") == pages[1].replace(groups[1], "")
+
+
+def test_nearest_images_are_nearest_and_not_themselves(images):
+    x = half_resolution(images.images)
+    distance = np.linalg.norm(x[:, None] - x, axis=-1) + np.diag(np.full(len(x), np.inf))
+    own = nearest_of(images.images)
+    assert np.allclose(own.values[:, 0], distance.min(1))
+    assert (own.index[:, 0] != np.arange(len(x))).all()
+    there = nearest_of(images.images, images.images)
+    assert (there.values == 0).all()
+
+
+def test_duplicates_are_sorted_by_correlation(images):
+    pairs = Pairs(np.array([0, 0, 1]), np.array([1, 2, 2]), np.array([0.91, 0.99, 0.95]))
+    found = duplicates_of(images, pairs, most=2)
+    assert found.index[:4].tolist() == [[2, 1], [2, 0], [0, 1], [-1, -1]]
+    assert found.values[:3].tolist() == [[0.99, 0.91], [0.95, 0.91], [0.99, 0.95]]
+    assert duplicates_of(images, pairs, most=1).index[:2].tolist() == [[2], [2]]
+    none = duplicates_of(images, Pairs(*(c[:0] for c in pairs)))
+    assert (none.index == -1).all() and len(none.index) == len(images)
+
+
+def test_class_names_cannot_break_the_page(result, images):
+    names = tuple(f"<b>{k}</b>" for k in range(10))
+    _, page = parts(explore(result, dataclasses.replace(images, classes=names)))
+    assert "<b>" in page.select_one(".tile .said").text
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a | {"count": 2}, "count is 2; allowed: 3 or more"),
+        (lambda a: a | {"images": SMALL.load_validation()}, "others than the result's 60"),
+        (
+            lambda a: a | {"images": ImageSet.of(a["images"].images[::-1])},
+            "others than the result's 60",
+        ),
+        (lambda a: a | {"kin": {"x": nearest_of(a["images"].images[:5])}}, "x must be of the result's 60"),
+        (
+            lambda a: (
+                a | {"kin": {"x": Kin(np.zeros((1, 3, 32, 32), np.uint8), *2 * [np.zeros((60, 1), int)])}}
+            ),
+            "the pool of x must have images of (1, 32, 32), got (3, 32, 32)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(result, images, change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        explore(**change({"result": result, "images": images}))
+
+
+@pytest.mark.parametrize(
+    "index, values, message",
+    [
+        ([[5]], [[0.0]], "index must be in -1..4"),
+        ([[-2]], [[0.0]], "index must be in -1..4"),
+        ([0], [0.0], "index must be integers (n, k)"),
+        ([[0.5]], [[0.0]], "index must be integers (n, k)"),
+        ([[0]], [[0.0, 1.0]], "values of that shape"),
+    ],
+)
+def test_kin_that_point_nowhere_are_refused(images, index, values, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Kin(images.images[:5], np.array(index), np.array(values))

@@ -1,0 +1,82 @@
+"""README, the book's first page and `make help` say the same, and what they say to do works."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from memlib.chapter import read_records
+from memlib.pages import ROOT, read_yaml
+
+README = (ROOT / "README.md").read_text("utf-8")
+INDEX = "\n".join(cell.source for cell in nbformat.read(ROOT / "book" / "index.ipynb", 4).cells)
+
+
+def commands(text):
+    """The lines of a text that call papermill on a chapter, with continuation lines joined."""
+    joined = re.sub(r"\s*\\+\n\s*", " ", text)
+    return [m.strip() for m in re.findall(r"\.venv/bin/papermill book/\S+ out\.ipynb.*", joined)]
+
+
+@pytest.fixture(scope="module")
+def help_text():
+    if not shutil.which("make"):
+        pytest.skip("needs make")
+    return subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_all_three_rerun_figure_10_by_the_same_line(help_text):
+    lines = {name: commands(text) for name, text in {"R": README, "i": INDEX, "h": help_text}.items()}
+    assert {name: len(found) for name, found in lines.items()} == {"R": 1, "i": 1, "h": 1}
+    assert len({line for found in lines.values() for line in found}) == 1
+    figures = read_yaml(ROOT / "book" / "params" / "figures.yaml", figures=list)["figures"]
+    assert [f["page"] for f in figures if f["number"] == 10] == ["06-outliers-mnist-lr3"]
+
+
+def test_all_three_name_the_two_commands(help_text):
+    for command in ("book", "test"):
+        assert f"make {command}" in README and f"`make {command}`" in INDEX
+        assert re.search(rf"^make {command} ", help_text, re.MULTILINE)
+    for target in re.findall(r"^    make ([a-z]+)|`make ([a-z]+)`", README + INDEX, re.MULTILINE):
+        assert re.search(rf"^make {''.join(target)} ", help_text, re.MULTILINE), target
+
+
+@pytest.mark.slow
+def test_the_line_works(tmp_path, mnist_root, monkeypatch):
+    monkeypatch.setenv("MEMLIB_RESULTS", str(tmp_path / "results"))
+    [line] = commands(README)
+    _, notebook, _, *options = shlex.split(line)
+    smaller = {"num_images": "120", "epochs": "2", "score_every": "2", "num_samples": "4", "folds": "3"}
+    for name, value in smaller.items():
+        options[options.index(name) + 1] = value
+    out = tmp_path / "out.ipynb"
+    call = [
+        sys.executable,
+        "-m",
+        "papermill",
+        notebook,
+        str(out),
+        *options,
+        "--no-progress-bar",
+        "-k",
+        "python3",
+    ]
+    subprocess.run(call, cwd=ROOT, check=True, capture_output=True)
+    shown = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", [])]
+    tables = "".join(str(o.get("data", {}).get("text/html", "")) for o in shown)
+    assert re.search(r"<th>learning rate, batch size</th>\s*<td>0\.0003, 64</td>", tables)
+
+
+def test_numbers_of_the_readme_are_those_of_the_published_run():
+    published = ROOT / "published" / "book"
+    gap, rank = (
+        read_records(published / f"{page}-mnist-lr3.ipynb")[name]
+        for page, name in (("04-memorized", "gap"), ("07-neighbors", "matched_rank"))
+    )
+    text = " ".join(README.split())
+    assert f"training on an image adds {gap:.1f} nats on average" in text
+    assert f"has a rank correlation of {rank:.2f} with the score (its unbiased version)" in text

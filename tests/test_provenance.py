@@ -1,0 +1,72 @@
+"""Where and with what something is computed."""
+
+import platform
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+from memlib import provenance as module
+from memlib.provenance import commit, processor, provenance
+
+
+def test_what_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMLIB_DEVICE", "cpu")
+    made = provenance(tmp_path)
+    assert made.keys() == {"processor", "gpu", "python", "torch", "memlib", "commit"}
+    assert made["gpu"] == "" and made["commit"] == "not a git checkout"
+    assert (made["python"], made["torch"]) == (platform.python_version(), torch.__version__)
+    assert made["processor"] == processor()
+
+
+def test_a_gpu_is_named_where_memlib_computes_on_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "choose_device", lambda: torch.device("cuda:1"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU, number {device.index}")
+    assert provenance(tmp_path)["gpu"] == "a GPU, number 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "system", "expected"),
+    [
+        (
+            "processor\t: 0\nmodel name\t: A fast one @ 3 GHz\nmodel name\t: A fast one @ 3 GHz\n",
+            "x",
+            "A fast",
+        ),
+        ("model name\t: unknown\n", "", "unknown (arm64)"),
+        ("processor\t: 0\nBogoMIPS\t: 50\n", "arm64", "unknown (arm64)"),
+        (None, "arm", "unknown (arm64)"),
+        (None, "Intel64 Family 6", "Intel64 Family 6"),
+    ],
+)
+def test_a_processor_has_its_name_or_is_unknown(tmp_path, monkeypatch, text, system, expected):
+    monkeypatch.setattr(platform, "processor", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    assert processor(tmp_path / "cpuinfo").startswith(expected)
+
+
+def git(folder, *arguments: str) -> str:
+    """Run git as somebody, whatever the user's own configuration is."""
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_a_commit_is_named_and_marked_where_files_differ_from_it(tmp_path, monkeypatch):
+    git(tmp_path, "init", "--quiet")
+    assert commit(tmp_path) == "unknown"  # none yet
+    (tmp_path / "a").write_text("1")
+    git(tmp_path, "add", "a")
+    git(tmp_path, "commit", "--quiet", "-m", "a")
+    name = git(tmp_path, "rev-parse", "--short=12", "HEAD")
+    assert commit(tmp_path) == name
+    (tmp_path / "a").write_text("2")
+    assert commit(tmp_path) == f"{name}-dirty"
+    (tmp_path / "inside").mkdir()
+    assert commit(tmp_path / "inside") == "not a git checkout"
+    monkeypatch.setenv("PATH", "")
+    assert commit(tmp_path) == "unknown"

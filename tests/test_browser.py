@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import browsing
 
-PAGES = [*toc_pages(ROOT), "index", "search", "genindex"]
+PAGES = [*toc_pages(ROOT), "search", "genindex"]
 WITH_WIDGETS = [name for name in PAGES if "explore" in name]
 # Pages that differ in their parts: cards, tables of numbers and of text, widgets, search.
 IN_THE_DARK = [
@@ -152,6 +152,13 @@ def test_a_page_is_accessible_in_the_dark(browser, server, name):
         page = visit.open(name)
         assert page.evaluate("document.documentElement.dataset.theme") == "dark"
         assert serious(page) == []
+
+
+def test_the_root_leads_to_the_first_page(browser, base):
+    with Visit(browser, base) as visit:
+        visit.page.goto(f"{base}/index.html", wait_until="commit")
+        visit.page.wait_for_url("**/book/index.html")
+        assert visit.outside == []
 
 
 def test_every_link_leads_somewhere(site):

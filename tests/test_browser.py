@@ -72,19 +72,32 @@ def base(request: pytest.FixtureRequest, site: Path) -> str:
     return request.getfixturevalue("server") if request.param == "http" else site.as_uri()
 
 
-class Visit:
-    """A page of the browser with what went wrong on it and what it asked for."""
+@pytest.fixture(scope="session")
+def tab(browser: Browser) -> Page:
+    """For tests that leave no trace in it: to open another takes longer than most pages."""
+    return browser.new_context().new_page()
 
-    def __init__(self, browser: Browser, base: str, dark: bool = False):
-        scheme = "dark" if dark else "light"
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
-        self.base, self.page = base, self.context.new_page()
+
+class Visit:
+    """What goes wrong on a page of the browser, and what the page asks for.
+
+    In a tab of its own, or in one that stays.
+    """
+
+    def __init__(self, browser: Browser, base: str, dark: bool = False, tab: Page | None = None):
+        self.context = None if tab else browser.new_context(color_scheme="dark" if dark else "light")
+        self.base, self.page = base, tab or self.context.new_page()
+        self.page.set_viewport_size({"width": 1280, "height": 900})
         self.problems: list[str] = []
         self.outside: list[str] = []
-        self.page.on("console", lambda m: self.problems.append(m.text) if m.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url}"))
-        self.page.on("request", lambda request: self._asked(request.url))
+        self.listeners = {
+            "console": lambda m: self.problems.append(m.text) if m.type == "error" else None,
+            "pageerror": lambda error: self.problems.append(str(error)),
+            "requestfailed": lambda request: self.problems.append(f"failed: {request.url}"),
+            "request": lambda request: self._asked(request.url),
+        }
+        for event, listener in self.listeners.items():
+            self.page.on(event, listener)
 
     def _asked(self, url: str) -> None:
         if not url.startswith((self.base, "data:", "blob:")):
@@ -102,7 +115,12 @@ class Visit:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.context.close()
+        if self.context:
+            self.context.close()
+        else:
+            self.page.goto("about:blank")  # what the page still asks for is its own
+            for event, listener in self.listeners.items():
+                self.page.remove_listener(event, listener)
 
 
 def serious(page: Page) -> list[str]:
@@ -116,8 +134,8 @@ def serious(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_whole_alone_accessible_and_fits_a_phone(browser, server, name):
-    with Visit(browser, server) as visit:
+def test_a_page_is_whole_alone_accessible_and_fits_a_phone(browser, tab, server, name):
+    with Visit(browser, server, tab=tab) as visit:
         page = visit.open(name)
         images = page.eval_on_selector_all(
             "img",
@@ -137,8 +155,8 @@ def test_a_page_is_whole_alone_accessible_and_fits_a_phone(browser, server, name
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_needs_no_server(browser, site, name):
-    with Visit(browser, site.as_uri()) as visit:
+def test_a_page_needs_no_server(browser, tab, site, name):
+    with Visit(browser, site.as_uri(), tab=tab) as visit:
         page = visit.open(name)
         assert (
             page.eval_on_selector_all(".math", "all => all.filter(m => !m.querySelector('svg')).length") == 0
@@ -193,7 +211,7 @@ def test_downloads_are_what_they_say(browser, server, site):
         assert kinds == {"ipynb", "parquet", "json"}
         begins = {"ipynb": b"{", "json": b"{", "parquet": b"PAR1"}
         for link in links:
-            content = visit.context.request.get(link).body()
+            content = page.request.get(link).body()
             assert content.startswith(begins[link.rpartition(".")[2]]), link
 
 

@@ -1,61 +1,61 @@
 """Real chapters: parameters that work under Papermill, and ones that must fail before any training."""
 
-import atexit
-import contextlib
-import io
 import math
 from pathlib import Path
 
+import nbformat
 import numpy as np
-import papermill
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
+from jupyter_client.manager import start_new_kernel
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from PIL import Image
-from traitlets.config import Config
 
 from memlib.chapter import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
+ANEW = """\
+%reset -f
+import os
+import memlib
+memlib.run = memlib.runs.run
+os.environ.update({variables})
+"""
 
 
-@pytest.fixture(autouse=True)
-def results(tmp_path, monkeypatch):
-    monkeypatch.setenv("MEMLIB_RESULTS", str(tmp_path / "results"))
-    return tmp_path / "results"
-
-
-def execute(chapter, tmp_path, **parameters):
-    target = tmp_path / "out.ipynb"
-    source = ROOT / "book" / f"{chapter}.ipynb"
-    options = {"cwd": str(ROOT), "progress_bar": False, "kernel_name": "python3"}
-    papermill.execute_notebook(str(source), str(target), parameters, **options)
-    return read_records(target)
+@pytest.fixture(scope="module")
+def kernel():
+    """One kernel for all chapters: to start it takes longer than most of them."""
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT))
+    yield manager, client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
 
 
 @pytest.fixture
-def shell():
-    """What executes cells here as a kernel does, without the start of one."""
-    made = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
-    yield made
-    made.atexit_operations()
-    atexit.unregister(made.atexit_operations)
-    InteractiveShell.clear_instance()
+def results(tmp_path):
+    return tmp_path / "results"
 
 
-def run_cells(shell, chapter, **parameters):
-    """Results of a chapter's code cells, up to the first that fails; with parameters as by Papermill."""
-    source = load_notebook_node(str(ROOT / "book" / f"{chapter}.ipynb"))
-    notebook = parameterize_notebook(source, parameters, kernel_name="python3", language="python")
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            with contextlib.redirect_stdout(io.StringIO()):  # the traceback
-                done = shell.run_cell(cell.source, store_history=True)
-            yield done
-            if not done.success:
-                return
-    pytest.fail(f"{chapter} came to its end")
+@pytest.fixture
+def execute(kernel, results):
+    """Execute a chapter with parameters, as Papermill does but for the new kernel; what it records."""
+
+    def records(chapter, data="", first="", **parameters):
+        source = load_notebook_node(str(ROOT / "book" / f"{chapter}.ipynb"))
+        notebook = parameterize_notebook(source, parameters, kernel_name="python3", language="python")
+        variables = {"MEMLIB_RESULTS": str(results), "MEMLIB_DATA": str(data)}
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(ANEW.format(variables=variables) + first))
+        client = NotebookClient(notebook, km=kernel[0], timeout=300)
+        client.kc = kernel[1]
+        client.execute()
+        path = results.parent / "out.ipynb"
+        nbformat.write(notebook, path)
+        return read_records(path)
+
+    return records
 
 
 @pytest.mark.parametrize(
@@ -92,15 +92,16 @@ def run_cells(shell, chapter, **parameters):
         ("21-two-views", {"models": 5}, "models is 5, shrink 2; allowed: what leaves the last 20 images or"),
     ],
 )
-def test_bad_parameters_fail_at_once_and_are_named(results, shell, chapter, parameters, message):
-    ended = [run.error_in_exec for run in run_cells(shell, chapter, **parameters)]
-    assert isinstance(ended[-1], ValueError) and message in str(ended[-1])
+def test_bad_parameters_fail_at_once_and_are_named(results, execute, chapter, parameters, message):
+    with pytest.raises(CellExecutionError) as error:
+        execute(chapter, **parameters)
+    assert error.value.ename == "ValueError" and message in error.value.evalue
     assert not results.exists(), "nothing was trained"
 
 
-def test_a_chapter_runs_with_other_parameters(tmp_path):
+def test_a_chapter_runs_with_other_parameters(execute):
     """Few images, and a single repeat, which leaves scores without standard errors."""
-    records = execute("04-memorized", tmp_path, epochs=2, num_images=20, repeats=1)
+    records = execute("04-memorized", epochs=2, num_images=20, repeats=1)
     assert records["n"] == 20 and records["models"] == 3 and math.isnan(records["gap_se"])
     assert records["lowest"] <= records["median"] <= records["q95"] <= records["highest"]
 
@@ -109,20 +110,17 @@ def test_a_chapter_runs_with_other_parameters(tmp_path):
     "chapter", ["04-memorized", "05-training", "06-outliers", "07-neighbors", "18-correction", "23-explore"]
 )
 @pytest.mark.parametrize("given, meant", [(0.0, 1e-3), (2e-4, 2e-4)])
-def test_a_given_learning_rate_is_trained_with(results, shell, monkeypatch, chapter, given, meant):
-    def stop(spec):
-        raise InterruptedError(spec.learning_rate)
-
-    monkeypatch.setattr("memlib.run", stop)
-    *_, last = run_cells(shell, chapter, learning_rate=given)
-    assert isinstance(last.error_in_exec, InterruptedError) and last.error_in_exec.args == (meant,)
+def test_a_given_learning_rate_is_trained_with(execute, chapter, given, meant):
+    stop = "def stop(spec):\n    raise InterruptedError(repr(spec.learning_rate))\nmemlib.run = stop"
+    with pytest.raises(CellExecutionError) as error:
+        execute(chapter, first=stop, learning_rate=given)
+    assert (error.value.ename, error.value.evalue) == ("InterruptedError", repr(meant))
 
 
 # test_front.py executes 06 on it.
 @pytest.mark.parametrize("chapter", ["04-memorized", "05-training", "07-neighbors", "18-correction"])
-def test_a_page_of_real_mnist_executes(tmp_path, mnist_root, monkeypatch, chapter):
-    monkeypatch.setenv("MEMLIB_DATA", str(mnist_root))
-    assert execute(chapter, tmp_path, experiment="mnist-lr3", num_images=60, repeats=2)
+def test_a_page_of_real_mnist_executes(execute, mnist_root, chapter):
+    assert execute(chapter, data=mnist_root, experiment="mnist-lr3", num_images=60, repeats=2)
 
 
 @pytest.fixture(scope="module")
@@ -141,18 +139,16 @@ def faces(tmp_path_factory):
 
 
 @pytest.mark.parametrize("chapter", ["04-memorized", "06-outliers", "07-neighbors"])
-def test_a_copy_of_celeba_gets_the_papers_pages(tmp_path, faces, monkeypatch, chapter):
-    monkeypatch.setenv("MEMLIB_DATA", str(faces))
-    records = execute(
-        chapter, tmp_path, experiment="celeba", epochs=1, repeats=2, num_images=30, num_samples=2
-    )
+def test_a_copy_of_celeba_gets_the_papers_pages(execute, faces, chapter):
+    small = {"epochs": 1, "repeats": 2, "num_images": 30, "num_samples": 2}
+    records = execute(chapter, data=faces, experiment="celeba", **small)
     assert records["table_run"].startswith("celeba, 30 images") and "30 of 162770" in records["table_run"]
     assert records["table_verdict"].startswith("reduced run: ")
 
 
-def test_a_stand_in_is_named(tmp_path):
+def test_a_stand_in_is_named(execute):
     small = {"epochs": 1, "repeats": 2, "num_images": 30, "num_samples": 2}
-    records = execute("04-memorized", tmp_path, experiment="patches", in_place_of="celeba", **small)
+    records = execute("04-memorized", experiment="patches", in_place_of="celeba", **small)
     assert records["table_run"].startswith("patches, 30 images")
     assert records["table_verdict"] == "not compared: another data set, celeba is not here"
     assert "median 60 nats" in records["table_paper"] and records["compared_with"] == "celeba"

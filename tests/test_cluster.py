@@ -19,7 +19,7 @@ from memlib import __main__ as cli
 from memlib import cluster, store
 from memlib.experiment import variant
 
-SETTINGS = {"num_images": 100, "epochs": 40, "score_every": 4, "folds": 2, "repeats": 3, "num_samples": 4}
+SETTINGS = {"num_images": 60, "epochs": 40, "score_every": 4, "folds": 2, "repeats": 3, "num_samples": 4}
 SPEC = variant("digits-lr3", **SETTINGS, batch_size=16)
 
 

@@ -8,7 +8,6 @@ import functools
 import gc
 import json
 import os
-import platform
 import statistics
 import threading
 import time
@@ -25,6 +24,7 @@ from memlib.cost import Limits, machine_limits
 from memlib.device import choose_device
 from memlib.parallel import one_thread, processes
 from memlib.precision import check_precision
+from memlib.provenance import processor
 
 FEWEST = 20  # images
 WATCHED = {
@@ -272,17 +272,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def machine(device: torch.device, precisions: Sequence[str]) -> str:
     """The machine and the precisions in one line."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else ())
-        if line.startswith("model name")
-    ]
-    cpu = names[0] if names else platform.processor() or platform.machine()
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     threads = torch.get_num_threads()
     cores = f"{os.cpu_count()} cores, {threads} PyTorch thread{'s' * (threads > 1)}"
-    return f"{gpu}{cpu}, {cores}, torch {torch.__version__}, {', '.join(precisions)}"
+    return f"{gpu}{processor()}, {cores}, torch {torch.__version__}, {', '.join(precisions)}"
 
 
 def limits_line(measured: Sequence[Measured]) -> str:

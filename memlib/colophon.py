@@ -2,8 +2,6 @@
 
 import ast
 import datetime
-import json
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from nbformat.v4 import new_markdown_cell
 
 from memlib.data import check_known
 from memlib.experiment import EXPERIMENTS, Experiment, variant
+from memlib.myst import code, list_table, plain
 from memlib.pages import SIZES, Page
 
 NOT_RECORDED = "not recorded"
@@ -92,11 +91,6 @@ def versions(facts: Mapping[str, Any]) -> str:
     return f"{libraries}; commit: {facts['commit']}"
 
 
-def plain(text: str) -> str:
-    """Text in which MyST reads no markup."""
-    return re.sub(r"([\\`*_{}\[\]<>$|~#@])", r"\\\1", text)
-
-
 def add_colophon(
     notebook: NotebookNode, page: Page, size: str, repository: str = "", scores: Path | None = None
 ) -> None:
@@ -135,7 +129,7 @@ def add_colophon(
     ]
     parameters = parameters_with_help(notebook)
     lines = [f"Download: {' · '.join(links)}.", "", f"::::{{dropdown}} {title}", ""]
-    lines += _table(rows)
+    lines.append(list_table(rows, header=False))
     if any(parameter.name == "experiment" for parameter in parameters):
         lines += [
             "Trained models are stored and used again, so they may be older than the page and come from "
@@ -144,8 +138,8 @@ def add_colophon(
         ]
     if parameters:
         head = ("Parameter", "Value", "Meaning")
-        values = [(f"`{p.name}`", _code(p.value), plain(p.help)) for p in parameters]
-        lines += _table([head, *values], header=True)
+        values = [(f"`{p.name}`", code(p.value), plain(p.help)) for p in parameters]
+        lines.append(list_table([head, *values]))
     lines += [
         "To make it again, from the root of the repository after `make book`; other values make another run. "
         "Data sets that do not come with the book are looked for in `$MEMLIB_DATA`.",
@@ -192,17 +186,3 @@ def _flag(value: Any) -> str:
 def _link(target: str, text: str) -> str:
     # MyST's own links have no `download`; a relative one works from a web server and from the disk.
     return f'<a href="{target}" download>{text}</a>'
-
-
-def _code(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
-
-
-def _table(rows: list[tuple[str, ...]], header: bool = False) -> list[str]:
-    """A list-table in MyST."""
-    lines = [":::{list-table}", *([":header-rows: 1"] if header else []), ":align: left", ""]
-    for row in rows:
-        lines += [f"* - {row[0]}", *(f"  - {cell}" for cell in row[1:])]
-    return [*lines, ":::", ""]

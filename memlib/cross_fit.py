@@ -17,7 +17,7 @@ from memlib.data import ImageSet
 from memlib.experiment import Experiment, Stream
 from memlib.memorization import fold_assignment
 from memlib.model_scores import Arrays, Model, Place, check_alike, computed, named
-from memlib.pareto import khat_threshold
+from memlib.pareto import khat_thresholds
 from memlib.progress import progress_bar
 from memlib.store import Record, StoreError
 from memlib.train_source import settings_fields, source_sha256
@@ -314,8 +314,7 @@ def _assembled(
     variables = {"log_px": (per_model, every["log_px"], {"units": "nats"})}
     variables["fold_of"] = (("repeat", "observation"), fold_of)
     if "ess" in columns:
-        counts, place_of = np.unique(every["num_samples"], return_inverse=True)
-        limit = np.array([khat_threshold(int(S)) for S in counts])[place_of].reshape(every["khat"].shape)
+        limit = khat_thresholds(every["num_samples"])
         variables |= {
             "ess": (per_model, every["ess"]),
             "failing": (per_model[:3], (every["khat"] > limit).mean(-1)),

@@ -5,15 +5,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 from torch import Tensor, nn
 
+from memlib.arrays import Floats
 from memlib.models import LogitGaussian
 
-Floats = NDArray[np.float64]
 LogDensity = Callable[[ArrayLike], Floats]
 
 

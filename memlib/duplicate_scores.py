@@ -8,8 +8,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from memlib.arrays import Floats, Ints
 from memlib.data import ImageSet
-from memlib.duplicates import Floats, Ints
 from memlib.memorization import checked_arrays, memorization_scores
 from memlib.planted import Planted
 

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from memlib.arrays import Floats, Ints
 from memlib.data import check_known
-from memlib.neighbors import Floats, Ints
 
 Center = Literal["lines", "image"]
 Images = NDArray[np.uint8]

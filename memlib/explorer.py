@@ -20,18 +20,16 @@ import xarray as xr
 from numpy.typing import NDArray
 from PIL import Image
 
+from memlib.arrays import Bools, Floats, Ints
 from memlib.data import ImageSet
 from memlib.kin import Kin, duplicates_of, nearest_of
 from memlib.memorization import least_observations, memorization
-from memlib.pareto import khat_threshold
+from memlib.pareto import khat_thresholds
 from memlib.score_file import check_images
 from memlib.significance import memorized
 
 __all__ = ["Kin", "duplicates_of", "explore", "nearest_of"]
 
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 Options = dict[str, Bools]  # option -> which images it shows, (n,)
 Filters = list[tuple[str, Options]]  # label and options, besides the one that shows all
 
@@ -236,8 +234,7 @@ def _health(last: xr.Dataset) -> tuple[Floats, Bools]:
     """The worst Pareto k-hat of every image, NaN without such weights; and whether all are low enough."""
     if "khat" not in last:
         return np.full(last.sizes["observation"], np.nan), np.ones(last.sizes["observation"], dtype=bool)
-    limits = {S: khat_threshold(int(S)) for S in np.unique(last.num_samples)}
-    fine = last.khat <= np.vectorize(limits.get)(last.num_samples)
+    fine = last.khat <= khat_thresholds(last.num_samples.values)
     return last.khat.max("repeat").values, fine.all("repeat").values
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
-Floats = NDArray[np.float64]
+from memlib.arrays import Floats
 
 
 class Moments(NamedTuple):

@@ -6,11 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memlib import neighbors
+from memlib.arrays import Floats, Ints
 from memlib.data import ImageSet
 from memlib.duplicates import Pairs
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,8 @@ from scipy import optimize, stats
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_chunked, roc_curve
 
+from memlib.arrays import Floats, Ints
 from memlib.neighbors import check_matrix, distance_ratio, nearest
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 ENOUGH = 20  # generated images that a cell of the data-copying test must exceed
 

@@ -9,10 +9,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
+from memlib.arrays import Floats, Ints
 from memlib.frechet import Moments, check_width, feature_matrix, frechet_distance, moments
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Interval = tuple[float, float]
 
 # eps in the competition, by the features it was chosen for; it has no meaning for others

@@ -20,6 +20,7 @@ from nbformat import NotebookNode
 
 from memlib.chapter import check_values, declared_parameters
 from memlib.data import check_known
+from memlib.data_files import fingerprint
 from memlib.experiment import EXPERIMENTS
 from memlib.provenance import provenance
 
@@ -202,7 +203,7 @@ def page_key(page: Page, book_dir: Path) -> str:
     """A hash of all that determines an executed page: notebook, parameters, memlib, its main libraries."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "matplotlib")}
     key = hashlib.sha256(json.dumps([page.name, page.parameters, versions], sort_keys=True).encode())
-    sources = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.mplstyle")])
+    sources = sorted(file for kind in ("py", "mplstyle", "css") for file in PACKAGE.rglob(f"*.{kind}"))
     files = {f"{page.notebook}.ipynb": book_dir / f"{page.notebook}.ipynb"}
     files |= {file.relative_to(PACKAGE).as_posix(): file for file in sources}
     for name, file in files.items():
@@ -212,7 +213,7 @@ def page_key(page: Page, book_dir: Path) -> str:
 
 def page_source(page: Page, book_dir: Path) -> dict[str, Any]:
     """What a published page must agree with: a hash of its source notebook, and its parameters."""
-    notebook = hashlib.sha256((book_dir / f"{page.notebook}.ipynb").read_bytes()).hexdigest()
+    notebook = fingerprint(book_dir / f"{page.notebook}.ipynb", "sha256")
     return {"notebook": notebook, "parameters": dict(page.parameters or {})}
 
 

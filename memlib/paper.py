@@ -202,13 +202,12 @@ def outliers(in_lowest: float, null: float, upper_half: float) -> dict[str, str]
         null: the same where nothing is memorized.
         upper_half: share of them with a log-probability above the median, 0..1.
     """
-    verdict = (
-        f"{'holds' if in_lowest < 0.5 else 'does not hold'}: {in_lowest:.0%} are outliers, by chance 5 %"
-    )
+    answer = "holds" if in_lowest < 0.5 else "does not hold"
+    verdict = f"{answer}: {in_lowest:.0%} are outliers, where nothing is memorized {null:.0%}"
     return {
         "paper": OUTLIERS_CLAIM,
-        "here": f"of the highly memorized {in_lowest:.0%} are among the 5 % least probable ({null:.0%} where "
-        f"nothing is memorized), {upper_half:.0%} above the median",
+        "here": f"of the highly memorized {in_lowest:.0%} are among the 5 % least probable, "
+        f"{upper_half:.0%} above the median",
         "verdict": verdict if np.isfinite(in_lowest) else "undecided at this size",
     }
 

@@ -2,7 +2,9 @@
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 FEWEST = 5  # largest weights below which no tail can be fitted
@@ -40,6 +42,12 @@ def khat_threshold(num_samples: int) -> float:
         raise ValueError(f"num_samples is {num_samples}; allowed: 1 or more")
     # up to ten samples the formula is 0 or less, as k-hat of a weight with bounds can be
     return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 10 else 0.0
+
+
+def khat_thresholds(num_samples: NDArray[np.integer]) -> NDArray[np.float64]:
+    """`khat_threshold` of every number in an array, of its shape."""
+    counts, place = np.unique(num_samples, return_inverse=True)
+    return np.array([khat_threshold(int(S)) for S in counts])[place].reshape(num_samples.shape)
 
 
 def pareto_k(log_w: Tensor) -> Tensor:

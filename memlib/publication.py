@@ -1,7 +1,6 @@
 """Score files with their run records, as published/scores/ and the built book offer them."""
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from nbformat import NotebookNode
 
 from memlib import store
 from memlib.colophon import experiment_of, parameters_with_help
+from memlib.data_files import fingerprint
 from memlib.experiment import Experiment
 from memlib.pages import Page
 from memlib.runs import stored
@@ -46,7 +46,7 @@ def publish_scores(
         "request": json.loads(result.request),
         "repeats": result.sizes["repeat"],
         "runs": json.loads(result.runs),
-        "scores_sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
+        "scores_sha256": fingerprint(part, "sha256"),
     }
     part.replace(folder / f"{name}.parquet")
     (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
@@ -103,7 +103,7 @@ def _copy(record: Path, folder: Path) -> Path:
     """Copy a published score file and its record, if the two belong together."""
     scores = record.with_suffix(".parquet")
     expected = json.loads(record.read_text("utf-8"))["scores_sha256"]
-    if not scores.exists() or hashlib.sha256(scores.read_bytes()).hexdigest() != expected:
+    if not scores.exists() or fingerprint(scores, "sha256") != expected:
         raise ValueError(
             f"{scores} is not the file that {record.name} describes; `make published` writes both"
         )

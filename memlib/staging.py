@@ -17,6 +17,7 @@ from nbformat.v4 import new_markdown_cell
 from memlib.chapter import read_records
 from memlib.data import check_known
 from memlib.experiment import EXPERIMENTS
+from memlib.myst import list_table
 from memlib.pages import HEADING, Page, declared_by, read_yaml
 
 # Where MyST defines a label: a target, a labeled equation, an option of a directive.
@@ -201,16 +202,7 @@ def figure_table(figures: Sequence[PaperFigure], pages: Sequence[Page], executed
     Raises:
         ValueError: a page that has not recorded its row.
     """
-    lines = [
-        "```{list-table} The figures of the paper: where each is in this book, what it was made from, and "
-        "how it compares.",
-        ":header-rows: 1",
-        ":name: tab-figures",
-        ":class: figures",
-        ":widths: 8 15 23 15 22 17",
-        "",
-        "* - Figure\n  - Shows\n  - Run\n  - The paper\n  - Here\n  - Verdict",
-    ]
+    rows = [("Figure", "Shows", "Run", "The paper", "Here", "Verdict")]
     by_name = {page.name: page for page in pages}
     for figure in sorted(figures, key=lambda figure: figure.number):
         page, records = by_name[figure.page], read_records(executed[figure.page])
@@ -221,6 +213,8 @@ def figure_table(figures: Sequence[PaperFigure], pages: Sequence[Page], executed
             f"{{ref}}`{part or 'figure'} <{name}{page.suffix}>`" for name, part in figure.parts.items()
         )
         first = f"[{figure.number}]({figure.page}.ipynb): {links}"
-        cells = [first, figure.subject, *(records[key] for key in keys)]
-        lines.append("* - " + "\n  - ".join(cells))
-    return "\n".join([*lines, "```", ""])
+        rows.append((first, figure.subject, *(records[key] for key in keys)))
+    caption = (
+        "The figures of the paper: where each is in this book, what it was made from, and how it compares."
+    )
+    return list_table(rows, "8 15 23 15 22 17", caption=caption, name="tab-figures")

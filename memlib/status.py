@@ -15,8 +15,9 @@ from nbformat import NotebookNode
 
 from memlib import paper
 from memlib.chapter import read_records
-from memlib.colophon import NOT_RECORDED, experiment_of, machine, page_size, parameters_with_help, plain
+from memlib.colophon import NOT_RECORDED, experiment_of, machine, page_size, parameters_with_help
 from memlib.experiment import Experiment
+from memlib.myst import list_table, plain
 from memlib.pages import Page
 from memlib.provenance import provenance
 
@@ -66,9 +67,9 @@ def status_page(
         "What this site was built with, what it has passed, and in what its runs are smaller than the "
         "paper's. The page is made by the build.\n",
         "## This build\n",
-        _table([("Built", f"{_now()}, at the size {size}"), *_environment(root)]),
+        list_table([("Built", f"{_now()}, at the size {size}"), *_environment(root)], header=False),
         "## Checks\n",
-        _table([("Check", "Result"), *_checks(pages, notebooks)], "70 30"),
+        list_table([("Check", "Result"), *_checks(pages, notebooks)], "70 30"),
         "## Tests\n",
         f"`make test`: {last_tests(root)}\n",
         "## What is smaller than in the paper\n",
@@ -76,7 +77,7 @@ def status_page(
         "## Pages\n",
         "Seconds are those of the page; models that were trained before are only read. Each page says at its "
         "end with what it was executed, and how to do so again.\n",
-        _table([("Page", "Size", "Executed on", "Date", "Seconds"), *rows], "42 11 21 15 11"),
+        list_table([("Page", "Size", "Executed on", "Date", "Seconds"), *rows], "42 11 21 15 11"),
     ]
     if others:
         parts.append(f"Without computations: {', '.join(_doc(name) for name in others)}.\n")
@@ -184,7 +185,7 @@ def _page_row(page: Page, notebook: NotebookNode, size: str, listed: bool) -> tu
         _doc(page.name) if listed else f"`{page.name}`",
         page_size(page, size),
         plain(machine(facts)),
-        facts.get("date", NOT_RECORDED)[:10] if "date" in facts else NOT_RECORDED,
+        facts["date"][:10] if "date" in facts else NOT_RECORDED,
         f"{facts['seconds']:,.0f}" if "seconds" in facts else NOT_RECORDED,
     )
 
@@ -207,9 +208,10 @@ def _reductions(
         return "No page of this book has a run that is in the paper.\n"
     rows = [("Run", "Images", "Repeats x folds", "Epochs", "Samples", "Other differences", "Pages")]
     for (name, experiment), shown in runs.items():
-        asked, images = paper.settings(name), experiment.num_images
+        here, asked = dataclasses.asdict(experiment), paper.settings(name)
+        images = experiment.num_images
         recorded = read_records(executed[shown[0].name]).get("n") if not images else images
-        models = [f"{L} x {K}" for L, K in ((s["repeats"], s["folds"]) for s in (_fields(experiment), asked))]
+        models = [f"{L} x {K}" for L, K in ((s["repeats"], s["folds"]) for s in (here, asked))]
         links = ", ".join(
             f"[{page.notebook.split('-')[0]}]({page.name}.ipynb)" if page.name in listed else page.name
             for page in shown
@@ -221,19 +223,15 @@ def _reductions(
                 models[0] if models[0] == models[1] else f"{models[0]} of {models[1]}",
                 _of(experiment.epochs, asked["epochs"]),
                 _of(experiment.num_samples, asked["num_samples"]),
-                _other_differences(_fields(experiment), asked),
+                _other_differences(here, asked),
                 links,
             )
         )
     return (
         '"5 of 10" is 5 here and 10 in the paper; one number is both. Samples are importance samples per '
         "image and model. Runs without a counterpart in the paper are left out.\n\n"
-        + _table(rows, "12 12 12 9 9 34 12")
+        + list_table(rows, "12 12 12 9 9 34 12")
     )
-
-
-def _fields(experiment: Experiment) -> dict[str, Any]:
-    return dataclasses.asdict(experiment)
 
 
 def _of(here: Any, there: int) -> str:
@@ -256,13 +254,3 @@ def _doc(name: str) -> str:
 
 def _now() -> str:
     return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _table(rows: Sequence[tuple[str, ...]], widths: str = "") -> str:
-    """A list-table in MyST; with widths of its columns it has a header, and small type for many columns."""
-    options = [":header-rows: 1", f":widths: {widths}"] if widths else []
-    options += [":class: figures"] if len(rows[0]) > 2 else []
-    lines = [":::{list-table}", *options, ":align: left", ""]
-    for row in rows:
-        lines += [f"* - {row[0]}", *(f"  - {cell}" for cell in row[1:])]
-    return "\n".join([*lines, ":::", ""])

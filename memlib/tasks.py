@@ -17,7 +17,7 @@ from memlib.device import compiler_works
 from memlib.ensemble import Ensemble, sample
 from memlib.experiment import Experiment, Stream
 from memlib.memorization import fold_assignment
-from memlib.pareto import khat_threshold
+from memlib.pareto import khat_thresholds
 from memlib.scoring import score_images
 from memlib.store import Member
 from memlib.training import Tick, adam, fit, mean_loss
@@ -256,10 +256,7 @@ def _health(khat: NDArray[np.float32], num_samples: NDArray[np.int32]) -> dict[s
 
     All models of a repeat have equally many samples for an observation.
     """
-    limit = np.zeros(khat.shape)
-    for S in np.unique(num_samples):
-        limit[num_samples == S] = khat_threshold(int(S))
-    failing = (khat > limit).mean(axis=-1)
+    failing = (khat > khat_thresholds(num_samples)).mean(axis=-1)
     return {"khat": khat.max(axis=1), "num_samples": num_samples[:, 0], "failing": failing}
 
 

@@ -1,17 +1,14 @@
 """How a page says how it was made."""
 
-import ast
-import html
 import re
 import shlex
 
 import pytest
-from markdown_it import MarkdownIt
 from nbformat.v4 import new_code_cell
 from papermill.cli import _resolve_type
 from tinybook import notebook
 
-from memlib import colophon, variant
+from memlib import variant
 from memlib.colophon import Parameter, add_colophon, experiment_of, parameters_with_help
 from memlib.pages import Page
 
@@ -133,22 +130,6 @@ def test_the_command_gives_papermill_the_very_values():
     }
     assert found == given
     assert {name: type(value) for name, value in found.items()} == {n: type(v) for n, v in given.items()}
-
-
-@pytest.mark.parametrize(
-    "text", ["*a* _b_ [c](d) <e> {f}`g`", "$h$ | ~i~ # j \\ @k", "plain, log p(x): 2 x 5"]
-)
-def test_plain_text_is_no_markup(text):
-    rendered = MarkdownIt("commonmark").render(colophon.plain(text))
-    assert html.unescape(re.fullmatch(r"<p>([^<]*)</p>\n", rendered)[1]) == text
-    assert "{f}" not in colophon.plain(text)  # MyST's roles
-
-
-@pytest.mark.parametrize("value", ["a`b", "``", 'say "x"', "é", 3, -1.5, True])
-def test_values_are_shown_as_code(value):
-    rendered = MarkdownIt("commonmark").render(colophon._code(value))
-    shown = html.unescape(re.fullmatch(r"<p><code>(.*)</code></p>\n", rendered)[1])
-    assert ast.literal_eval(shown) == value
 
 
 def test_an_unknown_size_is_refused():

@@ -125,9 +125,14 @@ def test_neighbors_are_judged_by_the_matched_score(matched, verdict):
 
 
 def test_outliers():
-    assert paper.outliers(0.2, 0.1, 0.3)["verdict"] == "holds: 20% are outliers, by chance 5 %"
-    assert "20% are among the 5 % least probable (10% where" in paper.outliers(0.2, 0.1, 0.3)["here"]
-    assert paper.outliers(0.5, 0.1, 0.1)["verdict"] == "does not hold: 50% are outliers, by chance 5 %"
+    assert (
+        paper.outliers(0.2, 0.1, 0.3)["verdict"] == "holds: 20% are outliers, where nothing is memorized 10%"
+    )
+    assert "20% are among the 5 % least probable, 30% above" in paper.outliers(0.2, 0.1, 0.3)["here"]
+    assert (
+        paper.outliers(0.5, 0.1, 0.1)["verdict"]
+        == "does not hold: 50% are outliers, where nothing is memorized 10%"
+    )
     assert paper.outliers(np.nan, 0.1, 0.1)["verdict"] == "undecided at this size"
 
 

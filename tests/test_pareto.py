@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memlib.pareto import khat_threshold, pareto_k, tail_length
+from memlib.pareto import khat_threshold, khat_thresholds, pareto_k, tail_length
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # arviz announces its next version when imported
@@ -147,6 +147,14 @@ def test_the_threshold_rises_with_the_samples_up_to_seven_tenths(S, threshold):
     assert khat_threshold(S) == pytest.approx(threshold, abs=1e-6)
     assert (khat_threshold(S) == 0.7) == (S >= 2155)
     assert khat_threshold(S) <= khat_threshold(S + 1)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3), (0,)])
+def test_thresholds_of_an_array_are_those_of_its_numbers(shape):
+    counts = np.random.default_rng(0).choice([5, 64, 256, 4096], shape)
+    limits = khat_thresholds(counts)
+    assert limits.shape == shape
+    assert limits.ravel().tolist() == [khat_threshold(int(S)) for S in np.ravel(counts)]
 
 
 @pytest.mark.parametrize("S", [0, -3])

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from vaes import models
 
 from memlib.data import ImageSet, load_images
 from memlib.ensemble import Ensemble, latent_means, reconstruct
 from memlib.experiment import variant
 from memlib.features import accuracy, extract, spaces, train_classifier
-from memlib.models import build_vae
 from memlib.planted import plant, write
 from memlib.tasks import Task
 
@@ -93,14 +93,7 @@ def test_images_too_small_for_the_classifier_and_of_two_sizes_are_refused():
 
 @pytest.mark.parametrize("architecture", ["mlp", "conv"])
 def test_models_of_the_paper_refuse_other_sizes_before_anything_is_trained(architecture):
-    vae = build_vae(
-        architecture,
-        "bernoulli",
-        channels=1,
-        latent_dim=2,
-        width=2,
-        generator=torch.Generator().manual_seed(0),
-    )
+    [vae] = models(architecture, "bernoulli", 1, count=1, dtype=torch.float32)
     model, noise = Ensemble.stack([vae]), torch.Generator().manual_seed(0)
     message = "images have 2304 values; allowed: 1024, as the models are of 1 x 32 x 32"
     other = images_of(8, 1, 48, 48)

@@ -17,7 +17,7 @@ from memlib.figures.probabilities import (
     ratio_density,
 )
 from memlib.figures.rivals import by_share, caught_by_threshold, histograms, scatter_by_label, verdicts
-from memlib.figures.style import BLUE, CURVES, RED, STYLE, WIDTH, YELLOW, Curves, Floats, Images
+from memlib.figures.style import BLUE, CURVES, RED, STYLE, WIDTH, YELLOW, Curves, Images
 from memlib.figures.training import JohnsonSU, fit_johnson_su, losses, quantile_curves, score_density
 from memlib.figures.uncertainty import error_bars, intervals, roc_curves, weight_health
 
@@ -30,7 +30,6 @@ __all__ = [
     "WIDTH",
     "YELLOW",
     "Curves",
-    "Floats",
     "Images",
     "JohnsonSU",
     "agreement",

@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
+from memlib.arrays import Floats
+
 BLUE, YELLOW, RED = "#004488", "#DDAA33", "#BB5566"
 CURVES = (BLUE, RED, YELLOW)  # yellow last: the weakest on white
 STYLE = Path(__file__).with_name("house.mplstyle")
 WIDTH = 7.2  # inches, of every figure
 
 Images = NDArray[np.uint8]
-Floats = NDArray[np.float64]
 Curves = ArrayLike | Mapping[str, ArrayLike]  # one curve, or several by the label of their legend entry
 P = ParamSpec("P")
 

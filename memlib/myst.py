@@ -1,0 +1,45 @@
+"""Values and tables as MyST Markdown."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+
+def plain(text: str) -> str:
+    """Text in which MyST reads no markup."""
+    return re.sub(r"([\\`*_{}\[\]<>$|~#@])", r"\\\1", text)
+
+
+def code(value: Any) -> str:
+    """A Python value, a string in double quotes, as inline code."""
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
+
+
+def list_table(
+    rows: Sequence[Sequence[str]], widths: str = "", header: bool = True, caption: str = "", name: str = ""
+) -> str:
+    """A list-table.
+
+    Args:
+        rows: of cells; more than two columns are set in small type.
+        widths: of the columns, "70 30" for example; else as their content asks.
+        header: whether the first row is one.
+        caption: above the table, which then has a number.
+        name: by which {ref} finds it.
+    """
+    options = {
+        "header-rows": "1" if header else "",
+        "name": name,
+        "class": "figures" if len(rows[0]) > 2 else "",
+        "widths": widths,
+        "align": "left",
+    }
+    lines = [f":::{{list-table}} {caption}".rstrip()]
+    lines += [f":{option}: {value}" for option, value in options.items() if value]
+    lines.append("")
+    for first, *others in rows:
+        lines += [f"* - {first}", *(f"  - {cell}" for cell in others)]
+    return "\n".join([*lines, ":::", ""])

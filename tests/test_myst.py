@@ -1,0 +1,50 @@
+"""Markdown that shows the very values it is given."""
+
+import ast
+import html
+import re
+
+import pytest
+from docutils import nodes
+from docutils.core import publish_doctree
+from markdown_it import MarkdownIt
+from myst_parser.parsers.docutils_ import Parser
+
+from memlib.myst import code, list_table, plain
+
+
+@pytest.mark.parametrize(
+    "text", ["*a* _b_ [c](d) <e> {f}`g`", "$h$ | ~i~ # j \\ @k", "plain, log p(x): 2 x 5"]
+)
+def test_plain_text_is_no_markup(text):
+    rendered = MarkdownIt("commonmark").render(plain(text))
+    assert html.unescape(re.fullmatch(r"<p>([^<]*)</p>\n", rendered)[1]) == text
+    assert "{f}" not in plain(text)  # MyST's roles
+
+
+@pytest.mark.parametrize("value", ["a`b", "``", 'say "x"', "é", 3, -1.5, True])
+def test_values_are_shown_as_code(value):
+    rendered = MarkdownIt("commonmark").render(code(value))
+    shown = html.unescape(re.fullmatch(r"<p><code>(.*)</code></p>\n", rendered)[1])
+    assert ast.literal_eval(shown) == value
+
+
+def test_a_table_holds_its_cells():
+    def table(*args, **options):
+        settings = {"myst_enable_extensions": ["colon_fence"], "halt_level": 2}
+        made = publish_doctree(list_table(*args, **options), parser=Parser(), settings_overrides=settings)
+        [found] = made.findall(nodes.table)
+        return found
+
+    rows = [("a", "b", "c"), ("1", "two *words*", ""), ("3", "`4`", "5")]
+    found = table(rows, "20 30 50", caption="What it shows.", name="tab-it")
+    texts = [[entry.astext() for entry in row] for row in found.findall(nodes.row)]
+    assert texts == [["a", "b", "c"], ["1", "two words", ""], ["3", "4", "5"]]
+    [head] = found.findall(nodes.thead)
+    assert head.astext().split() == ["a", "b", "c"]
+    assert next(found.findall(nodes.title)).astext() == "What it shows." and found["names"] == ["tab-it"]
+    assert [column["colwidth"] for column in found.findall(nodes.colspec)] == [20, 30, 50]
+    assert "figures" in found["classes"]
+    small = table([("a", "1"), ("b", "2")], header=False)
+    assert not list(small.findall(nodes.thead)) and len(list(small.findall(nodes.row))) == 2
+    assert not list(small.findall(nodes.title)) and "figures" not in small["classes"]

@@ -204,11 +204,11 @@ def build_book(
     folder = "_build/published" if size == "published" else "_build/executed/book"
     failed = execute_pages(chosen, root, folder, jobs)
     if size == "published":
-        _publish([page for page in chosen if page.name not in failed], root, folder)
+        done = [page for page in chosen if page.name not in failed]
+        _publish(done, root, folder)
+        _publish_runs(done, root)
     if failed:
         raise BuildError(f"{len(failed)} of {len(chosen)} pages failed: {', '.join(failed)}")
-    if size == "published":
-        _publish_runs(chosen, root)
     if only or size == "published":
         return None
     stage(pages, root, size)

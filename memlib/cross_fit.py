@@ -57,10 +57,12 @@ def cross_fit(
         seed: of the folds, the seeds of the models and the noise of `LatentModel`, 0 or more.
         folder: a new one, or one with results of the same request; None keeps nothing.
         settings: what else determines a model, JSON values by name, part of the request: values that `train`
-            reads from elsewhere, versions of libraries. Results also depend on a hash of the source of
-            `train`, and on arguments bound by `functools.partial`, which have to be JSON values. That hash
-            does not see base classes, functions that `train` calls, or attributes of objects. With a folder,
-            a function without source, as of a compiled module, needs settings.
+            reads from elsewhere, versions of libraries. Results also depend on arguments bound by
+            `functools.partial`, which have to be JSON values, and on a hash of the source of `train` and of
+            the JSON values that it captures from enclosing functions, which it should not change. That hash
+            does not see other captured objects, globals, base classes, functions that `train` calls, or
+            attributes of objects: what matters of them belongs into the settings. With a folder, a function
+            without source, as of a compiled module, needs settings.
         progress: show a progress bar, of models.
 
     Returns:
@@ -290,8 +292,8 @@ def _read(path: Path, request: Record, facts: Record) -> tuple[Arrays, Record]:
     then, now = record["run"].get(_SOURCE), facts[_SOURCE]
     if then and now and then != now:
         raise StoreError(
-            f"{path} was computed by another function: the source of train has changed since; it is left as "
-            "it is. Use another folder, or the function as it was"
+            f"{path} was computed by another function: the source of train, or what it captures, has "
+            "changed; it is left as it is. Use another folder, or the function as it was"
         )
     return arrays, record["run"]
 

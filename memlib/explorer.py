@@ -36,6 +36,8 @@ Filters = list[tuple[str, Options]]  # label and options, besides the one that s
 _CSS = Path(__file__).with_suffix(".css")
 _LEVEL = 0.95  # above this quantile of M images are called highly memorized
 _RATE = 0.1  # of false discoveries among the images that are listed
+_LONGEST = 192  # pixels of the longer side of a picture; it is shown with at most 96
+_SHEET = 16383  # pixels of a side of a WebP file
 
 
 def explore(
@@ -51,12 +53,13 @@ def explore(
     Args:
         result: what `memlib.run` or `memlib.cross_fit` returns.
         images: the images behind it.
-        kin: by title, for example "nearest sample", what to show beside an image.
+        kin: by title, not empty, for example "nearest sample", what to show beside an image.
         count: images that the widgets hold at once, at least 3: of more that match, a third are the highest,
             a sixth the lowest, the others spread evenly over the ranks between.
 
     Raises:
-        ValueError: `count` below 3, images other than the result's, or kin of another number or shape.
+        ValueError: `count` below 3 or too high for one picture of all, images other than the result's, an
+            empty title, or kin of another number or shape.
     """
     n, kin = result.sizes["observation"], dict(kin or {})
     if count < 3:
@@ -64,10 +67,16 @@ def explore(
     check_images(result, images)
     shape = images.images.shape[1:]
     for name, k in kin.items():
+        if not name:
+            raise ValueError(f"a title of kin is {name!r}; allowed: text that is not empty")
         if len(k.index) != n:
             raise ValueError(f"{name} must be of the result's {n} observations, got {len(k.index)}")
         if k.pool.shape[1:] != shape:
             raise ValueError(f"the pool of {name} must have images of {shape}, got {k.pool.shape[1:]}")
+    held, most = min(n, count), (_SHEET // max(_shown_size(shape))) ** 2
+    pictures = held + sum(min(held * k.index.shape[1], len(k.pool)) for k in kin.values())
+    if pictures > most:
+        raise ValueError(f"count is {count}, with kin up to {pictures} pictures; allowed: {most} pictures")
     view = _View(result, images, kin, count)
     menus = [
         ipywidgets.Dropdown(options=["all", *options], description=label, style={"description_width": "7rem"})
@@ -104,8 +113,7 @@ class _View:
         self.images, self.kin, self.count = images, kin, count
         self.epochs, self.curves = result.epoch.values, scores.M.values  # (T,), (T, n)
         self.M, self.U, self.matched = self.curves[-1], scores.U.values[-1], matched.M.values
-        # a single repeat has no standard error
-        self.errors = scores.M_se.values if "M_se" in scores else np.full_like(self.curves, np.nan)
+        self.errors = scores.M_se.values  # NaN with a single repeat
         self.khat, self.trusted = _health(last)
         self.listed = memorized(result.isel(epoch=[-1]), rate=_RATE).values[0]
         self.filters, self.group = self._filters(), f"explorer-{next(self._made)}"
@@ -211,9 +219,9 @@ class _View:
         error = self.errors[-1, i]
         facts = [f"M {_number(self.M[i])}" + (f" ± {_number(error)}" if np.isfinite(error) else "") + " nats"]
         facts += [f"matched {_number(self.matched[i])}", f"U {_number(self.U[i])}"]
-        if np.isfinite(self.khat[i]):
-            health = "" if self.trusted[i] else ", too high"
-            facts.append(f"k-hat {self.khat[i]:.2f}{health}")
+        if not np.isnan(self.khat[i]):
+            khat = "\N{INFINITY}" if np.isinf(self.khat[i]) else f"{self.khat[i]:.2f}"
+            facts.append(f"k-hat {khat}" + ("" if self.trusted[i] else ", too high"))
         kin = "".join(self._beside(i, title, name, sprite) for title in self.kin)
         return (
             f"{sprite.picture(name, ('', i), 'large')}<p><b>{self._called(i)}</b><br>{'<br>'.join(facts)}</p>"
@@ -231,25 +239,38 @@ class _View:
 
 
 def _health(last: xr.Dataset) -> tuple[Floats, Bools]:
-    """The worst Pareto k-hat of every image, NaN without such weights; and whether all are low enough."""
+    """The worst Pareto k-hat of every image, and whether all are low enough.
+
+    NaN without such weights, and where all are infinite, as with too few samples.
+    """
     if "khat" not in last:
         return np.full(last.sizes["observation"], np.nan), np.ones(last.sizes["observation"], dtype=bool)
     fine = last.khat <= khat_thresholds(last.num_samples.values)
-    return last.khat.max("repeat").values, fine.all("repeat").values
+    khat = last.khat.max("repeat").values
+    return khat if np.isfinite(khat).any() else np.full_like(khat, np.nan), fine.all("repeat").values
+
+
+def _shown_size(shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Height and width of the picture of an image (C, H, W), in pixels."""
+    scale = min(1.0, _LONGEST / max(shape[1:]))
+    return max(1, round(scale * shape[1])), max(1, round(scale * shape[2]))
 
 
 class _Sprite:
     """Many images as one picture, of which each shows its part: PNG if gray, else WebP of quality 90."""
 
     def __init__(self, pictures: Mapping[tuple[str, int], NDArray[np.uint8]], shape: tuple[int, int, int]):
-        channels, height, width = shape
+        channels, (height, width) = shape[0], _shown_size(shape)
         self._place = {key: k for k, key in enumerate(pictures)}
         self._columns = max(2, math.ceil(math.sqrt(len(pictures))))
         self._rows = max(2, -(-len(pictures) // self._columns))
         sheet = np.zeros((self._rows, height, self._columns, width, channels), dtype=np.uint8)
         for key, image in pictures.items():
             row, column = divmod(self._place[key], self._columns)
-            sheet[row, :, column] = image.transpose(1, 2, 0)
+            picture = Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0))
+            if (height, width) != shape[1:]:
+                picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+            sheet[row, :, column] = np.asarray(picture).reshape(height, width, channels)
         sheet = sheet.reshape(self._rows * height, self._columns * width, channels)
         file, kind = io.BytesIO(), "png" if channels == 1 else "webp"
         options = {"optimize": True} if channels == 1 else {"quality": 90, "method": 6}
@@ -258,7 +279,7 @@ class _Sprite:
         data = base64.b64encode(file.getvalue()).decode()
         self.style = (
             f"background-image:url(data:image/{kind};base64,{data});"
-            f"background-size:{self._columns}00% {self._rows}00%;--ratio:{width}/{height}"
+            f"background-size:{self._columns}00% {self._rows}00%;--ratio:{shape[2]}/{shape[1]}"
         )
 
     def picture(self, name: str, key: tuple[str, int], more: str = "") -> str:

@@ -31,17 +31,19 @@ class Kin:
     quantity: str = "distance"
 
     def __post_init__(self) -> None:
-        index, values = np.asarray(self.index), np.asarray(self.values)
+        pool, index, values = np.asarray(self.pool), np.asarray(self.index), np.asarray(self.values)
+        if pool.dtype != np.uint8 or pool.ndim != 4:
+            raise ValueError(f"pool must be uint8 (m, C, H, W), got {pool.dtype} {pool.shape}")
         if index.ndim != 2 or not np.issubdtype(index.dtype, np.integer) or values.shape != index.shape:
             raise ValueError(
                 "index must be integers (n, k) and values of that shape, got "
                 f"{index.dtype} {index.shape} and {values.shape}"
             )
-        if index.size and not -1 <= index.min() <= index.max() < len(self.pool):
+        if index.size and not -1 <= index.min() <= index.max() < len(pool):
             raise ValueError(
-                f"index must be in -1..{len(self.pool) - 1}, rows of the pool, "
-                f"got {index.min()}..{index.max()}"
+                f"index must be in -1..{len(pool) - 1}, rows of the pool, got {index.min()}..{index.max()}"
             )
+        object.__setattr__(self, "pool", pool)
         object.__setattr__(self, "index", index)
         object.__setattr__(self, "values", values)
 

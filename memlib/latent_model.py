@@ -33,6 +33,8 @@ class LatentModel:
     invertible map of the data. `prepare` may draw from PyTorch's global generators, for dequantization or
     binarization: like the latent noise, what it draws follows from the seed, and is the same for all models.
 
+    A subclass with a `log_prob` of its own is scored by that, as any other model, without `estimate`.
+
     Args:
         encoder: from prepared images (B, ...) to q(z | x) as a `torch.distributions.Distribution`, of B
             latents with a shape of their own, mostly (Z,). It need not be reparameterized.

@@ -52,7 +52,8 @@ def computed(
         kind = type(model).__name__
         raise ValueError(f"{named(place)} is a {kind}; allowed: an object with a method log_prob(images)")
     try:
-        if isinstance(model, LatentModel):
+        own = getattr(model.log_prob, "__func__", None)
+        if isinstance(model, LatentModel) and own is LatentModel.log_prob:
             noise = int(plan.stream(Stream.SCORING_NOISE, place[0]).integers(2**63))
             scored = model.estimate(images, noise)
             arrays = {name: column.numpy() for name, column in scored._asdict().items()}

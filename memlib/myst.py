@@ -8,7 +8,10 @@ from typing import Any
 
 def plain(text: str) -> str:
     """Text in which MyST reads no markup."""
-    return re.sub(r"([\\`*_{}\[\]<>$|~#@])", r"\\\1", text)
+    text = re.sub(r"([\\`*_{}\[\]<>$|~#@&])", r"\\\1", text)
+    return re.sub(
+        r"^\s*(?=[-+%:(])|^\s*\d+(?=[.)](\s|$))", r"\g<0>\\", text
+    )  # lists, comments, fences, targets
 
 
 def code(value: Any) -> str:

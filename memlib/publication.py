@@ -57,9 +57,9 @@ def site_scores(
 ) -> dict[str, Path]:
     """Put into a folder the scores and the record of every experiment that pages show.
 
-    Published runs are copied; those of pages executed here are written from their stored results. Pages with
-    the same experiment share its files, which have the name of the experiment, or, where other settings of it
-    have that name, the page's.
+    The runs of published pages are copied; those of pages executed here are written from their stored
+    results. Pages with the same experiment share its files, but published ones not with those executed here.
+    Files have the name of the experiment, or, where others have that name, the page's.
 
     Args:
         pages: of the book.
@@ -80,22 +80,24 @@ def site_scores(
         for file in sorted(published.glob("*.json"))
     }
     taken = {file.stem for file in records.values()}
-    written: dict[Experiment, Path] = {}
+    written: dict[tuple[Experiment, bool], Path] = {}  # by whether the page was executed here
     found = {}
     for page in pages:
         experiment = experiment_of(notebooks[page.name])
         if experiment is None:
             continue
-        if experiment not in written and experiment in records:
-            written[experiment] = _copy(records[experiment], folder)
-        elif experiment not in written and page.parameters is not None and _is_stored(experiment):
+        here = page.parameters is not None
+        run = experiment, here
+        if run not in written and not here and experiment in records:
+            written[run] = _copy(records[experiment], folder)
+        elif run not in written and here and _is_stored(experiment):
             values = {p.name: p.value for p in parameters_with_help(notebooks[page.name])}
             name = page.name if values["experiment"] in taken else values["experiment"]
             publish_scores(name, experiment, folder)
             taken.add(name)
-            written[experiment] = folder / f"{name}.parquet"
-        if experiment in written:
-            found[page.name] = written[experiment]
+            written[run] = folder / f"{name}.parquet"
+        if run in written:
+            found[page.name] = written[run]
     return found
 
 

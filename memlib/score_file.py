@@ -92,7 +92,7 @@ def score_table(result: xr.Dataset, images: ImageSet) -> pd.DataFrame:
 
 
 def check_images(result: xr.Dataset, images: ImageSet) -> None:
-    """Refuse images that are not those of a result, in its order.
+    """Refuse images that are not those of a result, in its order and with its labels.
 
     Raises:
         ValueError: saying which are allowed.
@@ -102,6 +102,12 @@ def check_images(result: xr.Dataset, images: ImageSet) -> None:
         raise ValueError(
             f"the images are {images!r}, others than the result's {result.sizes['observation']}; allowed: "
             "experiment.load_images() of the experiment that was run, or those given to cross_fit"
+        )
+    if len(odd := np.flatnonzero(images.labels != result.label.values)):
+        i = odd[0]
+        raise ValueError(
+            f"labels of {len(odd)} images are others than the result's, that of image {images.index[i]} is "
+            f"{images.labels[i]} and not {result.label.values[i]}; allowed: images with the result's labels"
         )
 
 

@@ -132,7 +132,7 @@ def last_tests(root: Path) -> str:
     since = sorted(
         path.relative_to(root).as_posix()
         for path in sources
-        if path.stat().st_mtime > started.astimezone().timestamp()
+        if path.is_file() and path.stat().st_mtime > started.astimezone().timestamp()
     )
     if since:
         more = f" and {counted(len(since) - 1, 'other file')} have" if len(since) > 1 else " has"

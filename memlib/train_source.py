@@ -1,6 +1,7 @@
 """What is known of a function that trains models: the arguments bound to it, and a hash of its source."""
 
 import ast
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -26,14 +27,17 @@ def settings_fields(train: Callable, settings: Mapping[str, Any] | None) -> Reco
         JSON texts by name, as values that are equal in Python, such as 1 and True, are different settings.
 
     Raises:
-        ValueError: values that are not JSON.
+        ValueError: values that are not JSON, or names that are not strings.
     """
-    fields = _json_fields("settings", "settings.{}", settings)
-    if isinstance(train, functools.partial):
-        what = "settings, as arguments of functools.partial,"
-        fields |= _json_fields(what, "train[{}]", dict(enumerate(train.args)))
-        fields |= _json_fields(what, "train.{}", train.keywords)
-    return fields
+    args, keywords = (), {}
+    while isinstance(train, functools.partial):  # those with attributes are nested
+        args, keywords, train = train.args + args, train.keywords | keywords, train.func
+    what = "settings, as arguments of functools.partial,"
+    return (
+        _json_fields("settings", "settings.{}", settings)
+        | _json_fields(what, "train[{}]", {str(i): value for i, value in enumerate(args)})
+        | _json_fields(what, "train.{}", keywords)
+    )
 
 
 def _json_fields(what: str, name: str, values: Mapping[Any, Any] | None) -> Record:
@@ -42,14 +46,17 @@ def _json_fields(what: str, name: str, values: Mapping[Any, Any] | None) -> Reco
         texts = {key: json.dumps(value, allow_nan=False, sort_keys=True) for key, value in named.items()}
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what} is {values!r:.100} ({error}); allowed: JSON values by name") from error
+    if odd := [key for key in named if not isinstance(key, str)]:
+        raise ValueError(f"{what} has the key {odd[0]!r:.100}; allowed: strings as keys")
     return {name.format(key): text for key, text in texts.items()}
 
 
 def source_sha256(train: Callable) -> str | None:
-    """Hash of the source of a function, or of the class of an object that is called.
+    """Hash of the source of a function, or of the class of an object that is called, and of what it captures.
 
-    Base classes, functions that it calls, what it closes over and attributes of objects do not enter. Of a
-    lambda only its own text does, not the statement that it is in.
+    Of the variables of enclosing functions those enter that are JSON values. Other captured objects, globals,
+    base classes, functions that it calls and attributes of objects do not. Of a lambda only its own text
+    does, not the statement that it is in.
 
     Args:
         train: the function that trains, a class, or an object that can be called.
@@ -60,17 +67,54 @@ def source_sha256(train: Callable) -> str | None:
     while isinstance(train, functools.partial):
         train = train.func
     if inspect.isroutine(train):
-        source = _source(train)
+        source, parts = _source(train), [train]
     else:
         owner = train if inspect.isclass(train) else type(train)
-        source = _source(owner) or "\n".join(filter(None, map(_source, _methods(owner))))
-    return hashlib.sha256(source.encode()).hexdigest() if source else None
+        source = _source(owner) or _class_text(owner)
+        parts = _methods(owner) if "<locals>" in owner.__qualname__ else []
+    text = "\n".join([source, *(line for part in parts for line in _captured(part))])
+    return hashlib.sha256(text.encode()).hexdigest() if source else None
 
 
 def _methods(owner: type) -> list[FunctionType]:
-    """The functions of a class, of which Python knows the source where it does not find the class itself."""
+    """The functions of a class."""
     parts = [getattr(part, "__func__", part) for part in vars(owner).values()]
     return [part for part in parts if inspect.isfunction(part)]
+
+
+def _captured(part: Callable) -> list[str]:
+    """The JSON values that a function, and those it wraps, have from enclosing functions, a line each."""
+    part = getattr(part, "__func__", part)
+    lines = []
+    names = part.__code__.co_freevars if inspect.isfunction(part) else ()
+    for name, cell in zip(names, getattr(part, "__closure__", None) or (), strict=True):
+        with contextlib.suppress(TypeError, ValueError):  # another object, or nothing as yet
+            lines.append(f"{name} = {json.dumps(cell.cell_contents, sort_keys=True)}")
+    return lines + (_captured(part.__wrapped__) if hasattr(part, "__wrapped__") else [])
+
+
+def _class_text(owner: type) -> str:
+    """The text of a class, cut out of the source of its methods; empty where that is not possible.
+
+    Before Python 3.13 `inspect` finds the methods of a class in a notebook, and not the class.
+    """
+    for method in map(inspect.unwrap, _methods(owner)):
+        try:
+            lines = inspect.findsource(method)[0]
+            tree, at = ast.parse("".join(lines)), method.__code__.co_firstlineno
+        except (OSError, TypeError, SyntaxError, AttributeError):  # the last of a method that wraps a class
+            continue
+        around = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef) and node.name == owner.__name__
+            if node.lineno <= at <= (node.end_lineno or 0)
+        ]
+        if around:
+            node = max(around, key=lambda node: node.lineno)  # of classes in classes the innermost
+            first = min(part.lineno for part in (node, *node.decorator_list))
+            return textwrap.dedent("".join(lines[first - 1 : node.end_lineno])).strip()
+    return ""
 
 
 def _source(part: Callable) -> str:

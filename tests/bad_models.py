@@ -106,7 +106,8 @@ MODELS = [
     model("memlib.cross_fit(returns(digits.labels * np.nan), digits)", "NaN or +inf for 297 of 297 images ("),
     again(
         f"{_CROSS_FIT} with another `train` than before",
-        "was computed by another function: the source of train has changed since; it is left as it is",
+        "was computed by another function: the source of train, or what it captures, has changed; it is left "
+        "as it is",
     ),
     again(f"{_CROSS_FIT} with another seed", "seed is 0 there and 1 in the request", seed=1),
     again(

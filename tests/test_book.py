@@ -165,6 +165,22 @@ def test_a_published_page_is_staged_while_its_source_is_the_same(tmp_path, publi
     assert (tmp_path / "_build" / "stage" / "book" / "score-two.ipynb").exists()
 
 
+def test_where_a_published_page_fails_the_others_are_stored_with_their_runs(tmp_path, monkeypatch):
+    score = notebook("assert experiment != 'mnist-lr3'\nassert not epochs")
+    write_book(tmp_path, index=notebook("1"), score=score)
+    few = {"digits-lr3": {"epochs": 0}, "mnist-lr3": {"epochs": 0}}
+    write_params(tmp_path, "published", experiments=few)
+    listed = tmp_path / "book" / "params" / "pages.yaml"
+    listed.write_text(yaml.safe_dump({"templates": ["score"], "experiments": dict.fromkeys(few, "one")}))
+    stored = []
+    monkeypatch.setattr(book, "variant", lambda name, **fields: name)
+    monkeypatch.setattr(book, "publish_scores", lambda name, *_: stored.append(name))
+    with pytest.raises(book.BuildError, match="1 of 2 pages failed: score-mnist-lr3"):
+        book.build_book("published", tmp_path)
+    assert [p.name for p in (tmp_path / "published" / "book").iterdir()] == ["score-digits-lr3.ipynb"]
+    assert stored == ["digits-lr3"]
+
+
 def test_an_outdated_published_page_is_refused_with_the_reason(tmp_path, published):
     def refused(reason):
         for call in (lambda: book.stage(published, tmp_path), lambda: book.build_book("quick", tmp_path)):

@@ -1,12 +1,15 @@
 """Any model is scored: closed forms, identities, folds of a run, interruptions, refusals, planted truth."""
 
+import collections
 import contextlib
 import functools
 import hashlib
 import importlib
+import inspect
 import json
 import linecache
 import sys
+import textwrap
 import threading
 import time
 
@@ -28,7 +31,7 @@ from memlib.densities import fit_gaussian, gaussian_fold_scores, kfold_log_px
 from memlib.latent_model import LatentModel
 from memlib.pareto import khat_threshold
 from memlib.store import StoreError
-from memlib.train_source import source_sha256
+from memlib.train_source import settings_fields, source_sha256
 
 cross_fit, score_models = memlib.cross_fit, memlib.score_models
 RNG = np.random.default_rng(0)
@@ -235,13 +238,15 @@ def test_results_of_a_function_that_changed_are_refused(tmp_path):
     cross_fit(first.train, IMAGES, **options)
     cross_fit(same.train, IMAGES, **options)
     cross_fit(functools.partial(first.train), IMAGES, **options)
-    with pytest.raises(StoreError, match="the source of train has changed since; it is left as"):
+    with pytest.raises(
+        StoreError, match="the source of train, or what it captures, has changed; it is left as"
+    ):
         cross_fit(changed.train, IMAGES, **(options | {"repeats": 3}))
     method = "\n    def __init__(self, images, seed):\n        self.seed = seed\n"
     first = _module(tmp_path / "four.py", SOURCE + method)
     changed = _module(tmp_path / "five.py", SOURCE + method.replace("= seed", "= -seed"))
     cross_fit(first.M, IMAGES, **SIZES, folder=tmp_path / "class")
-    with pytest.raises(StoreError, match="the source of train has changed"):
+    with pytest.raises(StoreError, match="the source of train, or what it captures, has changed"):
         cross_fit(changed.M, IMAGES, **SIZES, folder=tmp_path / "class")
 
 
@@ -261,6 +266,14 @@ def _positional(shift, images, seed):
     return Given(shift - np.arange(12.0))
 
 
+def nested(*bound):
+    """A function with arguments bound one after the other, in partials that Python does not make one."""
+    made = _partial
+    for keywords in bound:
+        made = functools.update_wrapper(functools.partial(made, **keywords), _partial)
+    return functools.partial(made, scale=2.0)
+
+
 @pytest.mark.parametrize(
     ("first", "other", "message"),
     [
@@ -271,6 +284,12 @@ def _positional(shift, images, seed):
         ),
         (functools.partial(_partial, shift=1.0), _partial, r"train\.shift is '1.0' there and None"),
         (functools.partial(_positional, 3), functools.partial(_positional, 4), r"train\[0\] is '3' there"),
+        (nested({"shift": 1.0}), nested({"shift": 2.0}), r"train\.shift is '1.0' there and '2.0' in"),
+        (
+            nested({"shift": 1.0}, {"shift": 2.0}),
+            nested({"shift": 1.0}),
+            r"train\.shift is '2.0' there and '1.",
+        ),
     ],
 )
 def test_arguments_bound_by_partial_are_part_of_the_request(tmp_path, first, other, message):
@@ -280,12 +299,73 @@ def test_arguments_bound_by_partial_are_part_of_the_request(tmp_path, first, oth
         cross_fit(other, IMAGES, **SIZES, folder=tmp_path)
 
 
+def test_arguments_of_nested_partials_come_in_the_order_of_the_call():
+    inner = functools.partial(print, 1, 2, sep="a", end="b")
+    inner.about = "an attribute"
+    outer = functools.partial(inner, 3, sep="c")
+    assert outer.func is inner
+    assert settings_fields(outer, {"sep": "d"}) == {
+        "settings.sep": '"d"',
+        **{"train[0]": "1", "train[1]": "2", "train[2]": "3", "train.sep": '"c"', "train.end": '"b"'},
+    }
+
+
+def capturing(value, wrapped=False):
+    """A function that captures a value, or one that wraps it."""
+
+    def train(images, seed):
+        return Given(np.zeros(12)) if value else None
+
+    @functools.wraps(train)
+    def wrapper(images, seed):
+        return train(images, seed)
+
+    return wrapper if wrapped else train
+
+
+def capturing_class(value):
+    class Trained:
+        def __init__(self, images, seed):
+            self.value = value
+
+        @staticmethod
+        def log_prob(images):
+            return np.zeros(12)
+
+    return Trained
+
+
+@pytest.mark.parametrize("made", [capturing, capturing_class, lambda v: capturing(v, wrapped=True)])
+def test_json_values_that_train_captures_are_part_of_it(tmp_path, made):
+    few = {"folder": tmp_path} | SIZES
+    cross_fit(made({"sizes": [32, 64]}), IMAGES, **few)
+    cross_fit(made({"sizes": [32, 64]}), IMAGES, **few)
+    with pytest.raises(StoreError, match="the source of train, or what it captures, has changed"):
+        cross_fit(made({"sizes": [32, 65]}), IMAGES, **few)
+    different = [None, True, 1, 1.0, "1", [1], {"a": 1}, {"a": 2}]
+    assert len({source_sha256(made(value)) for value in different}) == len(different)
+    assert len({source_sha256(made(value)) for value in (object(), len, {"a": {1}})}) == 1
+
+
+def test_a_function_that_captures_no_json_values_is_its_source_alone():
+    text = textwrap.dedent(inspect.getsource(capturing(len))).strip()
+    assert source_sha256(capturing(len)) == hashlib.sha256(text.encode()).hexdigest()
+    text = inspect.getsource(mean_of).strip()
+    assert source_sha256(mean_of) == hashlib.sha256(text.encode()).hexdigest()
+
+    def late(images, seed):
+        return defined_later
+
+    assert source_sha256(late)
+    defined_later = 1
+
+
 def test_an_attribute_func_makes_no_partial(tmp_path):
     class Named(Train):
         func = staticmethod(_partial)
 
     cross_fit(Named(), IMAGES, **SIZES, folder=tmp_path)
-    with pytest.raises(StoreError, match="the source of train has changed"):
+    with pytest.raises(StoreError, match="the source of train, or what it captures, has changed"):
         cross_fit(_partial, IMAGES, **SIZES, folder=tmp_path)
 
 
@@ -302,22 +382,48 @@ def test_a_function_without_source_needs_settings_to_be_kept(tmp_path):
         cross_fit(namespace["train"], IMAGES, settings={"version": 2}, **options)
 
 
-def test_a_class_is_its_whole_source_and_in_a_notebook_that_of_its_methods(tmp_path, monkeypatch):
+def cell(name, source):
+    """The names that a cell of a notebook defines."""
+    file = f"<{name}>"
+    linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
+    namespace = {"__name__": "no_module"}
+    exec(compile(source, file, "exec"), namespace)
+    return namespace
+
+
+def test_a_class_is_its_whole_source_in_a_module_and_in_a_notebook(tmp_path, monkeypatch):
     body = "class M:\n    bandwidth = {}\n    def __init__(self, images, seed):\n        pass\n"
     modules = [_module(tmp_path / f"own_{n}.py", body.format(n)) for n in (1, 2)]
     for module in modules:
         monkeypatch.setitem(sys.modules, module.__name__, module)  # as an import does
     one, other = (module.M for module in modules)
     assert source_sha256(one) and source_sha256(one) != source_sha256(other)
-    pages = {}
-    for name, text in (("same", "pass"), ("again", "pass"), ("changed", "1 + 1")):
-        file = f"<{name}>"
-        source = body.format(1).replace("pass", text)
-        linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
-        namespace = {"__name__": "no_module"}
-        exec(compile(source + "    made = eval('lambda self: 1')\n", file, "exec"), namespace)
-        pages[name] = source_sha256(namespace["M"])
-    assert pages["same"] == pages["again"] != pages["changed"] and None not in pages.values()
+    made = "    made = eval('lambda self: 1')\n"  # a method without source
+    cells = {
+        "same": body.format(1) + made,
+        "again": "x = 3\n\n" + body.format(1) + made + "\nclass N(M):\n    def f(self): pass\n",
+        "method": body.format(1).replace("pass", "1 + 1") + made,
+        "value": body.format(2) + made,
+        "decorator": "@(lambda c: c)\n" + body.format(1) + made,
+    }
+    pages = {name: source_sha256(cell(name, source)["M"]) for name, source in cells.items()}
+    assert pages["same"] == pages["again"] and len(set(pages.values())) == 4 and None not in pages.values()
+    assert source_sha256(cell("plain", body.format(1))["M"]) == source_sha256(one)
+
+
+def test_a_class_within_one_of_its_name_is_itself():
+    inner = "class M:\n    rate = {}\n    class M:\n        def f(self): pass\n    def g(self): pass\n"
+    one, other = (cell(f"nested {n}", inner.format(n))["M"] for n in (1, 2))
+    assert source_sha256(one) != source_sha256(other) and source_sha256(one.M) == source_sha256(other.M)
+
+
+def test_a_class_that_cannot_be_found_in_a_notebook_needs_settings(tmp_path):
+    no_methods = cell("no methods", "class M:\n    rate = 1\n")["M"]
+    assert source_sha256(no_methods) is None
+    borrowed = type("Made", (), {"__call__": constant})
+    assert source_sha256(borrowed) is None
+    with pytest.raises(ValueError, match="settings is None, and train has no source"):
+        cross_fit(borrowed(), IMAGES, **SIZES, folder=tmp_path / "new")
 
 
 def test_a_lambda_is_its_own_text_and_not_the_statement(tmp_path):
@@ -370,7 +476,7 @@ def test_models_of_other_folds_are_refused(tmp_path):
 def test_processes_that_ask_for_the_same_share_the_work(tmp_path, caplog):
     """Two threads with a lock each, as processes have; the second finds one model claimed and waits."""
     begun, go = threading.Event(), threading.Event()
-    calls = []
+    calls = collections.deque()  # a list would be JSON, and with each entry another function
 
     def train(images, seed):
         calls.append(seed)
@@ -473,6 +579,8 @@ def test_models_that_cannot_be_scored_are_refused(model, message):
         ({"settings": {"f": len}}, r"settings is .*not JSON serializable\); allowed: JSON values by name"),
         ({"settings": {"x": np.nan}}, "settings is .*nan.*; allowed: JSON values by name"),
         ({"settings": 3}, "settings is 3 .*allowed: JSON values by name"),
+        ({"settings": {1: "a"}}, "settings has the key 1; allowed: strings as keys"),
+        ({"settings": {None: 1}}, "settings has the key None; allowed: strings"),
         (
             {"train": functools.partial(_partial, shift=np.zeros(2))},
             r"settings, as arguments of functools.partial, is .*not JSON serializable\); allowed: JSON",
@@ -614,7 +722,7 @@ def test_models_whose_noise_cannot_be_the_same_are_refused(tmp_path, odd, field,
 
 
 def test_batches_may_differ_between_repeats_and_devices_not_within_one(tmp_path):
-    made = []
+    made = collections.deque()
 
     def train(images, seed):
         made.append(latent(images, seed, batch_size=5 if len(made) < 3 else 512))
@@ -707,6 +815,35 @@ def test_latent_models_carry_their_health_into_the_result_and_the_score_file(tmp
     assert (table.num_samples == 64).all() and (table.epoch == 0).all()
     again = cross_fit(latent, IMAGES, **SIZES, folder=tmp_path / "results")
     xr.testing.assert_identical(again, result)
+
+
+def test_a_latent_model_with_a_log_prob_of_its_own_is_scored_by_that():
+    values = -np.arange(12.0)
+
+    class Own(LatentModel):
+        def log_prob(self, images):
+            return values
+
+    class Inherits(LatentModel):
+        pass
+
+    def with_attribute(images, seed):
+        model = latent(images, seed)
+        model.log_prob = lambda images: values
+        return model
+
+    def as_type(kind):
+        def train(images, seed):
+            model = latent(images, seed)
+            return kind(model.encoder, model.decoder, 64, prepare=model.prepare)
+
+        return train
+
+    for train in (as_type(Own), with_attribute):
+        result = cross_fit(train, IMAGES, **SIZES)
+        assert (result.log_px == values).all() and "ess" not in result
+    inherited, expected = (cross_fit(train, IMAGES, **SIZES) for train in (as_type(Inherits), latent))
+    xr.testing.assert_identical(inherited.drop_attrs(), expected.drop_attrs())
 
 
 def test_the_models_of_a_repeat_share_their_noise_and_repeats_do_not():

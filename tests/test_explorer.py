@@ -11,6 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
+from memlib.cross_fit import cross_fit
 from memlib.data import ImageSet
 from memlib.duplicates import Pairs, near_duplicates
 from memlib.experiment import variant
@@ -194,15 +195,63 @@ def test_pictures_in_color_are_close():
     assert np.abs(there - images.images[i]).mean() < 8
 
 
-def test_one_repeat_has_no_filter_by_errors_and_one_class_none_by_class():
+def test_large_pictures_are_shrunk_and_keep_their_ratio():
+    ramp = np.linspace(0, 255, 400).round().astype(np.uint8)
+    pixels = np.broadcast_to(ramp, (4, 3, 1000, 400))
+    images = ImageSet.of(pixels, [0, 1, 0, 1])
+    result = cross_fit(lambda images, seed: Flat(), images, folds=2, repeats=2, progress=False)
+    _, page = parts(explore(result, images))
+    style = page.style.string
+    data = re.search(r"base64,([^)]*)", style)[1]
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).astype(float)
+    assert sheet.shape == (2 * 192, 2 * 77, 3) and "--ratio:400/1000" in style
+    wanted = np.interp(np.arange(77), np.linspace(-0.5, 76.5, 400), ramp)
+    assert np.abs(sheet[:192, :77] - wanted[:, None]).mean() < 3
+
+
+class Flat:
+    """A model of which nothing is to be seen."""
+
+    def log_prob(self, images):
+        return np.zeros(len(images))
+
+
+def test_more_pictures_than_fit_are_refused():
+    images = ImageSet.of(np.zeros((100, 1, 200, 2), np.uint8))
+    result = cross_fit(lambda images, seed: Flat(), images, folds=2, repeats=2, progress=False)
+    index = np.arange(7200).reshape(100, 72)
+    kin = Kin(np.zeros((7200, 1, 200, 2), np.uint8), index, np.zeros(index.shape))
+    assert explore(result, images, {"x": kin}, count=25)  # 25 + 25 * 72
+    message = "count is 99, with kin up to 7227 pictures; allowed: 7225 pictures"
+    with pytest.raises(ValueError, match=message):
+        explore(result, images, {"x": kin}, count=99)
+
+
+def test_an_infinite_k_hat_is_shown_and_a_missing_one_is_not(result, images):
+    some = result.copy(deep=True)
+    some.khat[-1, 0, 1], some.khat[-1, :, 2] = np.inf, np.nan
+    _, page = parts(explore(some, images))
+    details = {int(tile.input["value"]): tile.select_one(".detail").text for tile in page.select(".tile")}
+    assert "k-hat \N{INFINITY}, too high" in details[1]
+    assert "k-hat" not in details[2]
+    assert sum("k-hat" in text for text in details.values()) == 59
+
+
+def test_one_repeat_has_no_filter_by_errors():
     spec = variant(
         "patches", num_images=30, epochs=1, score_every=1, folds=2, repeats=1, num_samples=2, width=4
     )
     images = spec.load_images()
     menus, page = parts(explore(run(spec, progress=False), images))
     assert "Standard error" not in menus and "Pareto k-hat" not in menus  # too few samples for k-hat
-    assert ("Class" in menus) == (len(images.classes) > 1)
-    assert "±" not in page.text
+    assert "±" not in page.text and "k-hat" not in page.text
+
+
+def test_one_class_has_no_filter_by_class(images):
+    one = ImageSet.of(images.images)
+    menus, page = parts(explore(cross_fit(lambda *_: Flat(), one, repeats=2, progress=False), one))
+    assert "Class" not in menus and "Score M" in menus
+    assert page.select_one(".said").text == "Image 0, M 0.0 nats"
 
 
 def test_listed_images_can_be_filtered(result, images):
@@ -283,6 +332,11 @@ def test_class_names_cannot_break_the_page(result, images):
     assert "<b>" in page.select_one(".tile .said").text
 
 
+def relabeled(images):
+    """The images with another label for the first."""
+    return dataclasses.replace(images, labels=np.r_[(images.labels[0] + 1) % 10, images.labels[1:]])
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -293,6 +347,8 @@ def test_class_names_cannot_break_the_page(result, images):
             "others than the result's 60",
         ),
         (lambda a: a | {"kin": {"x": nearest_of(a["images"].images[:5])}}, "x must be of the result's 60"),
+        (lambda a: a | {"images": relabeled(a["images"])}, "labels of 1 images are others than the result's"),
+        (lambda a: a | {"kin": {"": nearest_of(a["images"].images)}}, "a title of kin is ''; allowed: text"),
         (
             lambda a: (
                 a | {"kin": {"x": Kin(np.zeros((1, 3, 32, 32), np.uint8), *2 * [np.zeros((60, 1), int)])}}
@@ -319,3 +375,15 @@ def test_what_does_not_fit_is_refused(result, images, change, message):
 def test_kin_that_point_nowhere_are_refused(images, index, values, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Kin(images.images[:5], np.array(index), np.array(values))
+
+
+@pytest.mark.parametrize(
+    "pool, got",
+    [
+        (np.zeros((5, 1, 32, 32)), "float64 (5, 1, 32, 32)"),
+        (np.zeros((5, 32, 32), np.uint8), "uint8 (5, 32, 32)"),
+    ],
+)
+def test_kin_from_a_pool_of_no_images_are_refused(pool, got):
+    with pytest.raises(ValueError, match=re.escape(f"pool must be uint8 (m, C, H, W), got {got}")):
+        Kin(pool, np.array([[0]]), np.array([[0.0]]))

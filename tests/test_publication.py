@@ -94,6 +94,25 @@ def test_published_scores_are_copied_and_keep_their_name(tmp_path, site):
     assert site({"a": executed("digits-lr3", seed=1)}, published=("a",)) == {}
 
 
+def test_a_page_executed_here_offers_its_own_scores_of_a_published_run(tmp_path, site):
+    spec = memlib.variant("digits-lr3", **SMALL)
+    memlib.run(spec, progress=False)
+    publish_scores("digits-lr3", spec, tmp_path / "published")
+    record = tmp_path / "published" / "digits-lr3.json"
+    elsewhere = json.loads(record.read_text())
+    elsewhere["runs"][0]["device"] = "cuda"
+    record.write_text(json.dumps(elsewhere))
+    pages = {name: executed("digits-lr3") for name in "abcd"}
+    for published in ("b", "d"), ("a", "b"):
+        names = {name: "digits-lr3" if name in published else min({*"abcd"} - {*published}) for name in pages}
+        assert site(pages, published) == {name: f"{stem}.parquet" for name, stem in names.items()}
+        for name, stem in names.items():
+            device = json.loads((tmp_path / "site" / f"{stem}.json").read_text())["runs"][0]["device"]
+            assert (device == "cuda") == (name in published)
+    (tmp_path / "results").rename(tmp_path / "gone")
+    assert site(pages, ("a",)) == {"a": "digits-lr3.parquet"}
+
+
 def test_a_published_score_file_must_be_that_of_its_record(tmp_path, site):
     spec = memlib.variant("digits-lr3", **SMALL)
     memlib.run(spec, progress=False)

@@ -156,6 +156,20 @@ def test_other_images_are_refused_and_nothing_is_written(tmp_path, result, image
     assert not list(tmp_path.iterdir())
 
 
+def test_images_with_other_labels_are_refused_and_nothing_is_written(tmp_path, result, images):
+    labels = images.labels.copy()
+    labels[[4, 7]] = (labels[[4, 7]] + 1) % 10
+    given = dataclasses.replace(images, labels=labels)
+    message = (
+        rf"labels of 2 images are others than the result's, that of image {images.index[4]} is {labels[4]} "
+        rf"and not {images.labels[4]}; allowed: images with the result's labels"
+    )
+    for call in (score_table, lambda *args: write_scores(tmp_path / "other.parquet", *args)):
+        with pytest.raises(ValueError, match=message):
+            call(result, given)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["scores.csv", "scores", "scores.parquet.gz", ".parquet"])
 def test_another_ending_is_refused(tmp_path, result, images, name):
     with pytest.raises(

@@ -176,6 +176,7 @@ def test_tests_from_before_a_change_are_said_to_be_old(checkout, tmp_path):
     assert checkout(REPORT.format("2026-11-20T11:59:00+00:00")).endswith(
         ": `memlib/a.py` and 1 other file have changed since."
     )
+    (tmp_path / "memlib" / ".#b.py").symlink_to("nowhere")  # the lock of an editor
     os.utime(tmp_path / "memlib" / "a.py", (0, 0))
     assert ": `pyproject.toml` has changed since." in checkout(REPORT.format("2026-11-20T13:00:00+00:00"))
 

@@ -202,7 +202,7 @@ def outliers(in_lowest: float, null: float, upper_half: float) -> dict[str, str]
         null: the same where nothing is memorized.
         upper_half: share of them with a log-probability above the median, 0..1.
     """
-    answer = "holds" if in_lowest < 0.5 else "does not hold"
+    answer = "holds, fewer than half" if in_lowest < 0.5 else "does not hold, half or more"
     verdict = f"{answer}: {in_lowest:.0%} are outliers, where nothing is memorized {null:.0%}"
     return {
         "paper": OUTLIERS_CLAIM,
@@ -231,7 +231,7 @@ def training(
     names = ("growth at the larger rate", "growth at the smaller rate", "less at the smaller rate")
     wrong = [name for name, sign in zip(names, found, strict=True) if sign < 0]
     open_ = [name for name, sign in zip(names, found, strict=True) if sign == 0]
-    verdict = "holds"
+    verdict = "holds for the mean gap"
     if open_:
         verdict = f"undecided at this size: {', '.join(open_)}"
     if wrong:
@@ -273,9 +273,9 @@ def neighbors_verdict(rank: float, low: float, high: float) -> str:
     if not np.isfinite([rank, low, high]).all():
         return "undecided at this size"
     if -WEAK < low and high < WEAK:
-        return "holds: no relation, or a weak one"
+        return f"holds as observed: no relation, or one within ±{WEAK:g}"
     if low <= WEAK and high >= -WEAK:
-        return "undecided: between a weak relation and a clear one"
+        return f"undecided: within ±{WEAK:g} or beyond"
     return f"does not hold: the ratio {'rises' if rank > 0 else 'falls'} with memorization"
 
 

@@ -1,5 +1,6 @@
 """All yardsticks side by side: of several generators in one feature space, and of a perfect generator."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -200,6 +201,24 @@ def own_or_unseen(
         for _ in range(draws)
     ]
     return pd.DataFrame(rows)
+
+
+def closer_by(draws: pd.DataFrame, own: int, unseen: int) -> float:
+    """By how many standard errors samples are closer to a model's own images than to unseen ones.
+
+    The draws of one set overlap, so they differ by less than sets of other images would. Taking the distance
+    for a mean over the images of a set, the standard error follows from the spread of the draws and the
+    numbers of images that they are from.
+
+    Args:
+        draws: what `own_or_unseen` returns, of at least two draws.
+        own: number of training images, n.
+        unseen: number of images that the model has not seen, l.
+    """
+    size, variance = min(own, unseen // 2), draws.var()
+    per_image = size * variance["unseen"] / (1 - size / unseen)
+    error = math.sqrt(per_image * (1 / own + 1 / unseen) + variance.sum() / len(draws))
+    return float((draws["unseen"] - draws["own"]).mean() / error)
 
 
 def by_image(training: ArrayLike, samples: ArrayLike, held_out: ArrayLike) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from memlib.yardsticks import (
     TAIL,
     against,
     by_image,
+    closer_by,
     noticed,
     own_or_unseen,
     perfect_generator,
@@ -269,6 +270,21 @@ def test_other_samples_are_as_far_from_the_own_images_as_from_unseen_ones():
         for seed in range(20)
     ]
     assert np.mean(ratios) == pytest.approx(1, abs=4 * np.std(ratios) / 20**0.5)
+
+
+@pytest.mark.parametrize(("n", "l"), [(40, 400), (100, 200), (300, 300)])
+def test_standard_errors_between_own_and_unseen_images_count_that_draws_overlap(n, l):
+    """Where nothing is memorized they have a spread of about one; the draws alone would give up to 1.6."""
+    found = []
+    for seed in range(60):
+        samples, own, unseen = (normal(size, [seed, i]) for i, size in enumerate((100, n, l)))
+        found.append(closer_by(own_or_unseen(samples, own, unseen), n, l))
+    assert 0.7 < np.std(found) < 1.2 and abs(np.mean(found)) < 0.5
+
+
+def test_copies_of_own_images_are_many_standard_errors_closer():
+    own, unseen = normal(50, 1), normal(120, 2)
+    assert closer_by(own_or_unseen(own, own, unseen), 50, 120) > 5
 
 
 def test_both_sets_are_drawn_to_one_size():

@@ -131,7 +131,7 @@ def weight_health(khat: Mapping[str, ArrayLike], threshold: float) -> Figure:
         note = "" if kept.all() else f" (not fitted, left out: {(~kept).sum()})"
         draw_density(axes, values[kept], edges, CURVES[k % 3], label + note)
     axes.axvline(threshold, color="#222222", ls="--", lw=1.4, label=f"threshold {threshold:.2f}")
-    axes.axvline(1, color="#888888", ls=":", lw=1.4, label="1: no finite mean")
+    axes.axvline(1, color="#888888", ls=":", lw=1.4, label="1: such a tail has no mean")
     axes.set(xlabel=r"Pareto $\hat k$", ylabel="density")
     axes.legend()
     return figure

@@ -104,7 +104,12 @@ def densities(axes):
 def test_weight_health_counts_what_is_finite_and_names_the_rest():
     khat = {"worst": np.append(KHAT, [np.inf, -np.inf]), "mean": RNG.normal(0.3, 0.1, 50)}
     axes = figures.weight_health(khat, 0.58).axes[0]
-    assert legend(axes) == ["worst (not fitted, left out: 3)", "mean", "threshold 0.58", "1: no finite mean"]
+    assert legend(axes) == [
+        "worst (not fitted, left out: 3)",
+        "mean",
+        "threshold 0.58",
+        "1: such a tail has no mean",
+    ]
     for (color, heights, edges), values, own in zip(densities(axes), khat.values(), (BLUE, RED), strict=True):
         finite = values[np.isfinite(values)]
         counts = heights * len(finite) * np.diff(edges)

@@ -15,10 +15,15 @@ from memlib.data import availability
 from memlib.data_files import data_root
 
 matplotlib.use("Agg")
-torch.set_num_threads(1)  # several processes share the cores, where the threads of one wait for each other
 # shared machines stall now and then: no example is judged by its time
 settings.register_profile("memlib", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("memlib")
+
+
+@pytest.fixture(autouse=True)
+def torch_on_one_thread() -> None:
+    """Several processes of tests share the cores, where the threads of one wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

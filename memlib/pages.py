@@ -226,7 +226,8 @@ def execute_pages(
     """Execute with Papermill what has changed, several pages at a time, each in its own process.
 
     A page that fails stays as `<page>.failed.ipynb` and the others still finish; then every failure is
-    printed with its cell and the end of its traceback.
+    printed with its cell and the end of its traceback. A kernel that does not start, as when another process
+    takes its ports first, is started once more, which is printed.
 
     Args:
         pages: started in this order; those without parameters are left out.
@@ -262,6 +263,7 @@ def execute_pages(
         if page not in waiting:
             say(page, "up to date")
     failures: dict[str, str] = {}
+    restarted: set[str] = set()
     running: dict[subprocess.Popen[bytes], tuple[Page, float]] = {}
     try:
         while waiting or running:
@@ -276,6 +278,10 @@ def execute_pages(
                     facts = {"key": keys[page.name], "source": sources[page.name], **made}
                     _finish(page, target, facts, seconds)
                     say(page, f"{seconds:7.1f} s")
+                elif page.name not in restarted and (reason := _kernel_not_started(page, target)):
+                    print(f"{page.name}: {reason}; it is started once more", flush=True)
+                    restarted.add(page.name)
+                    running[_start(page, root, target, environment)] = page, time.monotonic()
                 else:
                     failures[page.name] = _failure(page, target)
                     say(page, f"{seconds:7.1f} s  FAILED")
@@ -316,6 +322,13 @@ def _start(page: Page, root: Path, target: Path, environment: Mapping[str, str])
             stderr=subprocess.STDOUT,
             start_new_session=True,  # on Ctrl-C this process ends them, each with its kernel
         )
+
+
+def _kernel_not_started(page: Page, target: Path) -> str:
+    """What Jupyter says of a kernel that came to no cell; empty where Papermill failed for another reason."""
+    log = (target / f"{page.name}.log").read_text("utf-8", "replace")
+    found = re.search(r"Kernel (?:died before replying to kernel_info|didn't respond in \d+ seconds)", log)
+    return found[0] if found else ""
 
 
 def _stored_key(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Bad inputs by where they come in, each with a piece of its error; as a program, writes the page of them."""
+"""Bad inputs by where they come in, each with a piece of its error."""
 
 import shutil
 from pathlib import Path
@@ -9,6 +9,7 @@ from PIL import Image
 from refusals import (
     Case,
     call,
+    chapter,
     checkpoint,
     command,
     data_files,
@@ -16,22 +17,11 @@ from refusals import (
     image_folder,
     page,
     page_file,
-    parameter,
     pictures,
-    refusal,
     replaced,
     result_file,
     variable,
 )
-
-PAGE = Path(__file__).resolve().parents[1] / "book" / "12-refused.md"
-INTRODUCTION = """\
-(refused)=
-# What is refused
-
-Bad input gets one message, which names the value and what is allowed, before any training starts; a command
-then ends with status 2. The tests give every input of these tables, write down its error, and fail if
-training is reached or a message changes."""
 
 NUMBERS = [
     field("epochs=0", "epochs is 0; allowed: 1 or more"),
@@ -49,13 +39,11 @@ NUMBERS = [
     field("num_images=-1", "num_images is -1; allowed: 0 or more"),
     field("repeats=0", "repeats is 0; allowed: 1 or more"),
     field("seed=-1", "seed is -1; allowed: 0 or more"),
-    field("flip=1", "flip is 1 (int); allowed: bool"),
 ]
 
 WORDS = [
     call('memlib.variant("mnist-lr2")', "unknown experiment 'mnist-lr2' (did you mean mnist-lr"),
     call('memlib.variant("digits-lr3", epoch=3)', "unknown field 'epoch' (did you mean epochs?)"),
-    call("memlib.Experiment(batchsize=8)", "unknown field 'batchsize' (did you mean batch_size?)"),
     call("replace(experiment, lr=0.1)", "unknown field 'lr'"),
     field("architecture='unet'", "architecture is 'unet'; allowed: mlp, conv"),
     field("likelihood='poisson'", "likelihood is 'poisson'; allowed: bernoulli, gaussian"),
@@ -65,7 +53,6 @@ WORDS = [
     call('memlib.interval(scores, name="X")', "name is 'X'; allowed: U, V, M"),
     call('memlib.load_images("minst")', "unknown data set 'minst' (did you mean mnist?)"),
     call('memlib.load_images("digits", "tests")', "unknown split of digits 'tests' (did you mean test?)"),
-    call("memlib.load_images(3)", "unknown data set 3; allowed: digits"),
     call(
         'memlib.run(replace(experiment, images="digit"))', "unknown data set 'digit' (did you mean digits?)"
     ),
@@ -95,18 +82,47 @@ PARAMETER_FILES = [
     _quick("chapters: {index: 9}", "quick.yaml: index is 9 (int); allowed: names with values"),
     page_file("pages.yaml", "chapters: index", "pages.yaml: chapters is 'index' (str); allowed: a list"),
     page_file("pages.yaml", "chapters: [outdex]", "no notebook book/outdex.ipynb"),
+    page_file(
+        "pages.yaml", "templates: [{04-memorized: [digit]}]", "pages.yaml: unknown experiment 'digit'; allow"
+    ),
+    page_file(
+        "pages.yaml",
+        "templates: [{04-memorized: digits}]",
+        "pages.yaml: a template is {'04-memorized': 'digits'}; allowed: a notebook, or `notebook: [experimen",
+    ),
+    page_file("pages.yaml", "templates: [{}]", "pages.yaml: a template is {}; allowed: a notebook, or"),
     page("memorized", "unknown page: memorized; allowed: 04-memorized-digits-lr3, index"),
 ]
 
 PARAMETERS = [
-    parameter("epoch", "9", "this notebook: unknown parameter 'epoch' (did you mean epochs?)"),
-    parameter("epochs", "nine", "this notebook: epochs is 'nine' (str); allowed: int"),
-    parameter("epochs", "2.5", "this notebook: epochs is 2.5 (float); allowed: int"),
-    parameter("epochs", "-2", "epochs is -2; allowed: 1 or more"),
-    parameter("folds", "1", "this notebook: folds is 1; allowed: 3 or more"),
-    parameter("num_images", "12", "this notebook: num_images is 12; allowed: 0 for all, or at least 20"),
-    parameter("num_images", "5000", "num_images is 5000 and folds is 5; digits has 1500 training images"),
-    parameter("experiment", "mnist-lr5", "unknown experiment 'mnist-lr5' (did you mean mnist-lr"),
+    chapter("05-training", "unknown parameter 'epoch' (did you mean epochs?); allowed: experiment", epoch=2),
+    chapter("06-outliers", "this notebook: epochs is 'two' (str); allowed: int", epochs="two"),
+    chapter("06-outliers", "this notebook: epochs is 2.5 (float); allowed: int", epochs=2.5),
+    chapter("06-outliers", "learning_rate is -1.0; allowed: between 0 and 1", learning_rate=-1),
+    chapter("02-data-and-models", "epochs is -2; allowed: 1 or more", epochs=-2),
+    chapter("04-memorized", "this notebook: folds is 1; allowed: 3 or more", folds=1),
+    chapter("04-memorized", "num_images is 12; allowed: 0 for all, or at least 20, of wh", num_images=12),
+    chapter("07-neighbors", "num_images is 5000 and folds is 3; digits has 1500 trai", num_images=5000),
+    chapter("index", "unknown experiment 'mnist-lr5' (did you mean mnist-lr", experiment="mnist-lr5"),
+    chapter("01-the-score", "points is -1; allowed: 10 or more", points=-1),
+    chapter("03-importance-sampling", "replicates is 0; allowed: 2 or more", replicates=0),
+    chapter("08-cost", "patience is -1; allowed: 0 or more", patience=-1),
+    chapter("09-precision", "folds is 1; allowed: 2 or more", folds=1),
+    chapter("10-interruptions", "kills is -1; allowed: 0 or more", kills=-1),
+    chapter("11-cluster", "workers is 1; allowed: 2 or more", workers=1),
+    chapter("13-uncertainty", "rate is 1.0; allowed: between 0 and 1", rate=1.0),
+    chapter("14-how-many", "repeats is 3; allowed: 4 or more", repeats=3),
+    chapter("15-planted", "originals are asked for; allowed: at most the 1500 images give", ordinary=5000),
+    chapter("16-duplicates", "lowest is 0.99; allowed: up to threshold, 0.97", lowest=0.99),
+    chapter("17-learning-rates", "unknown experiment 'digit' (did you mean digits-lr", other="digit"),
+    chapter("17-learning-rates", "other is patches; allowed: digits-lr3 at a smaller le", other="patches"),
+    chapter("17-learning-rates", "other is digits-lr3; allowed: digits-lr3 at a small", other="digits-lr3"),
+    chapter("18-correction", "in_place_of: unknown experiment 'celebs'", in_place_of="celebs"),
+    chapter("19-competition", "false_alarms is 1.0; allowed: between 0 and 1", false_alarms=1.0),
+    chapter("20-gaming", "few_images is 120; allowed: fewer than the 120 of the other m", few_images=120),
+    chapter("21-two-views", "models is 5, shrink 2; allowed: what leaves the last 20 images", models=5),
+    chapter("22-your-model", "num_samples is 20; allowed: 21 or more", num_samples=20),
+    chapter("23-explore", "threshold is 1.5; allowed: between 0 and 1", threshold=1.5),
 ]
 
 
@@ -139,7 +155,6 @@ _CELEBA = {"celeba/img_align_celeba": "", "celeba/list_eval_partition.txt": "000
 
 IMAGES = [
     image_folder("a folder that is not there", lambda folder: None, "IMAGES is not a folder"),
-    image_folder("a file for a folder", Path.touch, "IMAGES is not a folder: 'folder:PATH' expects a folder"),
     image_folder("an empty folder", Path.mkdir, "no image in IMAGES: expected any of .jpg"),
     image_folder(
         "a class folder without images",
@@ -228,7 +243,6 @@ ARRAYS = [
     call("fold_assignment(3, 5, rng)", "n is 3; allowed: at least the number of folds, 5"),
     call("memlib.interval(scores, level=1.5)", "level is 1.5; allowed: between 0 and 1"),
     call("memlib.p_values(result, draws=0)", "draws is 0; allowed: 1 or more"),
-    call("memlib.p_values(result, seed=-1)", "seed is -1; allowed: 0 or more"),
     call("memlib.memorized(result, rate=1)", "rate is 1; allowed: between 0 and 1"),
 ]
 
@@ -327,89 +341,33 @@ SURROUNDINGS = [
 ]
 
 COMMANDS = [
-    command("run", "Missing argument 'EXPERIMENT'"),
-    command("runn", "No such command 'runn'"),
     command("run digits-lr2", "unknown experiment 'digits-lr2' (did you mean digits-lr"),
     command("run digits-lr3 --folds 1", "folds is 1; allowed: 2 or more"),
     command("run digits-lr3 --epochs two", "Invalid value for '--epochs': 'two' is not a valid integer"),
     command("run digits-lr3 --epoch 2", "Did you mean '--epochs'?"),
-    command("run digits-lr3 --learning-rate nan", "learning_rate is nan; allowed: between 0 and 1"),
-    command("run digits-lr3 --num-images 5000", "num_images is 5000 and folds is 5; digits has 1500"),
-    command("run digits-lr3 --images folder:NOWHERE", "NOWHERE is not a folder"),
     command("run digits-lr3 --device tpu", "device is 'tpu'; allowed: cpu, cuda, cuda:N"),
-    command("run digits-lr3 --precision tf32", "precision is 'tf32', which only GPUs have"),
     command("run digits-lr3 --root FILE", "the results folder is 'FILE', which is a file; allowed: a folder"),
     command(
         "run digits-lr3 --scheduler 10.0.0.1", "scheduler is '10.0.0.1'; allowed: an address such as tcp://"
     ),
     command("run digits-lr3 --scheduler tcp://127.0.0.1:1", "no scheduler answers at tcp://127.0.0.1:1"),
     command("list --root FILE", "the results folder is 'FILE', which is a file; allowed: a folder"),
-    command("list digits-lr3", "unexpected extra argument (digits-lr3)"),
     command(
         "run digits-lr3 --root FILE/results", "is 'FILE/results', but 'FILE' is a file; allowed: a folder"
     ),
     command("verify --root FILE", "the results folder is 'FILE', which is a file; allowed: a folder"),
     command("data --root FILE", "the data folder is 'FILE', which is a file; allowed: a folder"),
-    command("scores digits-lr3", "Missing option '--out'"),
     command("scores digits-lr3 --out FILE", "score file is 'FILE'; allowed: a name that ends in .parquet"),
     command("scores digits-lr3 --out NOWHERE/a.parquet", "but there is no folder 'NOWHERE'"),
     command("scores digits-lr3 --out FILE.parquet", "'FILE.parquet' is there already; choose another name"),
     command(
         "scores digits-lr3 --out NOWHERE.parquet", "5 of 5 tasks are missing in RESULTS/digits-HASH; run"
     ),
-    command("scores digits-lr3 --rescoring 0 --out NOWHERE.parquet", "rescoring is 0; allowed: 1 or more"),
     command("book --size huge", "'huge' is not one of 'quick', 'laptop', 'paper', 'published'"),
     command("book --jobs 0", "Invalid value for '--jobs': 0 is not in the range"),
 ]
 
-GROUPS: dict[str, tuple[str, list[Case]]] = {
-    "Settings": ('Fields of an experiment, as in `memlib.variant("digits-lr3", epochs=0)`.', NUMBERS),
-    "Names": ("Experiments, fields, choices, data sets, sizes; `replace` is that of `dataclasses`.", WORDS),
-    "Parameter files": ("`quick.yaml` of a book with the pages `index` and `04-memorized`.", PARAMETER_FILES),
-    "Parameters of a chapter": ("As they are given to Papermill.", PARAMETERS),
-    "Images": ("Training images in a folder IMAGES; `digits` is an `ImageSet` of 297 images.", IMAGES),
-    "Log-probabilities": (
-        "`result` holds 3 repeats, 4 folds and 40 observations, `scores` its scores.",
-        ARRAYS,
-    ),
-    "Too little data": ("`M` holds 40 scores.", TOO_FEW),
-    "Yardsticks": (
-        "`x` and `y` hold 4 features of 40 and of 30 images, `digits` is an `ImageSet` of 297 images.",
-        YARDSTICKS,
-    ),
-    "Your own model": (
-        "`digits` holds 297 images, `fold_of` 3 repeats, 4 folds and 40 images. `train` is refused before it "
-        "is called, what models return (those of `returns(values)` return these) before it is kept. `encode` "
-        "and `decode` return distributions.",
-        MODELS,
-    ),
-    "Results and checkpoints": ("Files of a run that is asked for again.", RESULTS),
-    "Machine and environment": ("`experiment` is a small one; FILE is a file.", SURROUNDINGS),
-    "Command line": ("FILE and FILE.parquet are files, NOWHERE and NOWHERE.parquet nothing.", COMMANDS),
-}
-CASES = [case for _, cases in GROUPS.values() for case in cases]
-
-
-def render() -> str:
-    """The page, from the errors that the inputs get now."""
-    lines = [INTRODUCTION]
-    for title, (note, cases) in GROUPS.items():
-        lines += ["", f"## {title}", "", note, "", "| Input | Error |", "| --- | --- |"]
-        lines += [f"| {_cell(case.given)} | {_cell(_code(refusal(case).message))} |" for case in cases]
-    return "\n".join(lines) + "\n"
-
-
-def _code(text: str) -> str:
-    """A code span, in which nothing but backticks means anything."""
-    fence = "``" if "`" in text else "`"
-    space = " " if "`" in (text[0], text[-1]) else ""
-    return f"{fence}{space}{' '.join(text.split())}{space}{fence}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|")
-
-
-if __name__ == "__main__":
-    PAGE.write_text(render(), "utf-8")
-    print(f"{len(CASES)} bad inputs: {PAGE}")
+CASES = [
+    *(NUMBERS + WORDS + PARAMETER_FILES + PARAMETERS + IMAGES + ARRAYS + TOO_FEW + YARDSTICKS),
+    *(MODELS + RESULTS + SURROUNDINGS + COMMANDS),
+]

@@ -18,7 +18,7 @@ from unittest import mock
 
 import numpy as np
 import xarray as xr
-import yaml
+from chapters import execute
 from click.testing import CliRunner
 from PIL import Image
 from tinybook import notebook, write_book
@@ -27,7 +27,6 @@ import memlib
 from memlib import __main__ as cli
 from memlib import (
     book,
-    chapter,
     competition,
     features,
     metrics,
@@ -197,19 +196,10 @@ def _small_book(folder: Path, **texts: str) -> None:
         (folder / "book" / "params" / file).write_text(text)
 
 
-def parameter(name: str, value: str, message: str) -> Case:
-    """What `papermill -p` gives to a chapter."""
-    declared = 'experiment: str = "digits-lr3"\nepochs: int = 3\nfolds: int = 3\nnum_images: int = 120'
-
-    def check(folder: Path) -> object:
-        given = {"experiment": "digits-lr3", name: yaml.safe_load(value)}
-        with mock.patch.object(
-            chapter, "_history", lambda: [declared, f"# Parameters\n{name} = {given[name]!r}"]
-        ):
-            chapter.check_parameters(folds=3)
-        return memlib.variant(given.pop("experiment"), **given).load_images()
-
-    return Case(f"`-p {name} {value}`", check, message)
+def chapter(name: str, message: str, **parameters: object) -> Case:
+    """Parameters of a chapter, as Papermill gives them."""
+    given = " ".join(f"-p {parameter} {value}" for parameter, value in parameters.items())
+    return Case(f"`papermill {name}.ipynb {given}`", lambda folder: execute(name, **parameters), message)
 
 
 def data_files(given: str, name: str, files: dict[str, str], message: str) -> Case:

@@ -14,12 +14,11 @@ import click
 import numpy as np
 
 import memlib
-from memlib import book, data, inventory, score_file
+from memlib import data, inventory
 from memlib.cluster import ClusterError, connect
 from memlib.experiment import EXPERIMENTS, Experiment
 from memlib.inventory import Stored
 from memlib.memorization import least_observations
-from memlib.pages import ROOT, SIZES
 from memlib.store import StoreError
 
 # What a file system refuses, which is no defect: permission, space, quota, writing at all.
@@ -141,6 +140,8 @@ def scores(experiment: str, root: Path | None, out: Path, **fields: Any) -> None
     errors, p-value, Pareto k-hat, counts. Every column carries its unit and meaning as metadata. Options are
     those that the experiment was run with; nothing is trained.
     """
+    from memlib import score_file
+
     chosen = memlib.variant(experiment, **fields)
     out = score_file.check_new(out)
     result = memlib.stored(chosen, root=root)
@@ -236,7 +237,7 @@ def data_(root: Path | None) -> None:
 
 @main.command(name="book")
 @click.option(
-    "--size", type=click.Choice(SIZES), default="laptop", show_default=True, help="of the computations"
+    "--size", default="laptop", show_default=True, help="of the computations: quick, laptop, paper, published"
 )
 @click.option("--jobs", type=click.IntRange(1), help="pages executed at a time [default: one per core]")
 @click.option(
@@ -248,6 +249,9 @@ def book_(size: str, jobs: int | None, only: tuple[str, ...]) -> None:
     Only pages whose notebook, parameters or memlib changed are executed. With --size published the pages too
     large for a laptop are executed into published/book/ and nothing is built.
     """
+    from memlib import book
+    from memlib.pages import ROOT
+
     if not (ROOT / "_toc.yml").exists():
         raise click.ClickException(
             "the book is built in a checkout of its repository, installed with pip install -e ."

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from memlib.experiment import Precision
 from memlib.models import VAE, Likelihood
-from memlib.precision import Precision, check_precision, products
+from memlib.precision import check_precision, products
 
 
 @dataclass

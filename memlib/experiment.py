@@ -4,16 +4,21 @@ import dataclasses
 import functools
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
-import torch
 
 from memlib.data import DATASETS, ImageSet, check_known, load_images
 from memlib.data_files import data_root
-from memlib.models import VAE, Architecture, LikelihoodName, build_vae
-from memlib.precision import Precision
 
+if TYPE_CHECKING:  # PyTorch takes seconds to import, which who lists experiments need not wait for
+    import torch
+
+    from memlib.models import VAE
+
+Architecture = Literal["mlp", "conv"]
+LikelihoodName = Literal["bernoulli", "gaussian", "gaussian-scalar"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 Noise = Literal["paper", "paired"]
 
 
@@ -126,9 +131,11 @@ class Experiment:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def torch_stream(
-        self, purpose: Stream, repeat: int | None = None, device: torch.device | str = "cpu"
-    ) -> torch.Generator:
+        self, purpose: Stream, repeat: int | None = None, device: "torch.device | str" = "cpu"
+    ) -> "torch.Generator":
         """The same as a PyTorch generator on a device."""
+        import torch
+
         seed = int(self.stream(purpose, repeat).integers(2**63))
         return torch.Generator(device).manual_seed(seed)
 
@@ -149,8 +156,10 @@ class Experiment:
         """Images that no model trains on: CelebA's validation set, otherwise the test set."""
         return _load(self.images, "valid" if self.images == "celeba" else "test")
 
-    def build(self, channels: int, generator: torch.Generator | None = None) -> VAE:
+    def build(self, channels: int, generator: "torch.Generator | None" = None) -> "VAE":
         """One model; without a generator a template without values."""
+        from memlib.models import build_vae
+
         return build_vae(
             self.architecture,
             self.likelihood,

@@ -8,14 +8,13 @@ Source: van den Burg & Williams (2021), supplement B.2 and Table 1.
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Architecture = Literal["mlp", "conv"]
-LikelihoodName = Literal["bernoulli", "gaussian", "gaussian-scalar"]
+from memlib.experiment import Architecture, LikelihoodName
 
 SIDE = 32  # Table 1 is made for 32 x 32 images
 LOGIT_LAMBDA = 0.05  # keeps the logit finite at black and white

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from memlib.data import check_known
 from memlib.experiment import EXPERIMENTS
@@ -226,6 +225,8 @@ def training(
         q95: 0.95 quantile of M at the end, at the larger and at the smaller rate, in nats.
         repeats: behind the standard errors.
     """
+    from scipy import stats
+
     reach = stats.t.ppf(0.975, repeats - 1) if repeats > 1 else np.inf
     found = [np.sign(mean) if abs(mean) > reach * error else 0 for mean, error in (*growth, less)]
     names = ("growth at the larger rate", "growth at the smaller rate", "less at the smaller rate")

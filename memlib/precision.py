@@ -5,11 +5,11 @@ Parameters, optimizer, losses, log-weights and sums are float32 whatever the set
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
-Precision = Literal["float32", "tf32", "bfloat16"]
+from memlib.experiment import Precision
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -56,7 +56,7 @@ WORDS = [
     call(
         'memlib.run(replace(experiment, images="digit"))', "unknown data set 'digit' (did you mean digits?)"
     ),
-    call('memlib.pages.load_pages("quik")', "unknown size 'quik' (did you mean quick?); allowed: quick"),
+    call('pages.load_pages("quik")', "unknown size 'quik' (did you mean quick?); allowed: quick"),
 ]
 
 
@@ -363,7 +363,7 @@ COMMANDS = [
     command(
         "scores digits-lr3 --out NOWHERE.parquet", "5 of 5 tasks are missing in RESULTS/digits-HASH; run"
     ),
-    command("book --size huge", "'huge' is not one of 'quick', 'laptop', 'paper', 'published'"),
+    command("book --size huge", "unknown size 'huge'; allowed: quick, laptop, paper, published"),
     command("book --jobs 0", "Invalid value for '--jobs': 0 is not in the range"),
 ]
 

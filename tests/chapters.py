@@ -1,7 +1,6 @@
 """Chapters in the test's own process, cell by cell, with parameters as Papermill injects them."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -29,7 +28,7 @@ def execute(chapter: str, **parameters: Any) -> dict[str, Any]:
         with mock.patch("IPython.get_ipython", return_value=None):  # no output to glue to
             records.update(record(**headlines))
 
-    shell = SimpleNamespace(user_ns=names)
+    shell = mock.Mock(user_ns=names)
     try:
         with (
             mock.patch("IPython.get_ipython", return_value=shell),

@@ -132,6 +132,7 @@ NAMES = {
     "features": features,
     "competition": competition,
     "planted": planted,
+    "pages": pages,
 }
 
 

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
-from scipy.stats import johnsonsu
 
 from memlib.figures.style import (
     CURVES,
@@ -113,6 +112,8 @@ def fit_johnson_su(M: ArrayLike) -> JohnsonSU:
     Raises:
         ValueError: if `M` is not as above.
     """
+    from scipy.stats import johnsonsu
+
     M = check_vector("M", M)
     require(np.ptp(M) > 0, "M must not be all equal for a distribution to be fitted")
     _check_enough({"": M})
@@ -135,6 +136,8 @@ def score_density(M: Curves, quantile: float = 0.95, x_range: tuple[float, float
 
     Source: paper, figure 4c.
     """
+    from scipy.stats import johnsonsu
+
     M = check_curves("M", M)
     require(0 <= quantile <= 1, f"quantile must be in 0..1, got {quantile}")
     fewest, least = min(map(len, M.values())), least_observations(quantile)

@@ -9,13 +9,15 @@ BIN := $(VENV)/bin
 # Written last, so that an interrupted installation does not count as one.
 READY := $(VENV)/.ready
 CHAPTERS = $(wildcard book/*.ipynb)
+# The book that the tests read, beside the one of `make book`.
+TESTED := _build/test
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book quick published test lint clean
+.PHONY: help book quick published test test-all test-book lint clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "After make book, one chapter with other settings, here Figure 10 of the paper at another learning rate:"
 	@echo "  .venv/bin/papermill book/06-outliers.ipynb out.ipynb -p experiment mnist-lr3 \\"
@@ -34,10 +36,27 @@ quick: $(READY)  ## the same book at its smallest size
 published: $(READY)  ## execute the pages too large for a laptop into published/book/
 	$(BIN)/python -m memlib book --size published $(if $(JOBS),--jobs $(JOBS))
 
-test: lint  ## lint, unit tests, every chapter at its quick size, the book in a browser
-	results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && MEMLIB_RESULTS="$$results" OMP_NUM_THREADS=1 \
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --junitxml _build/tests.xml \
-	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests memlib $(CHAPTERS)
+test: test-book  ## lint, tests, every chapter at its quick size, the book in a browser; without the slow tests
+	$(call pytest,-m "not slow")
+
+test-all: test-book  ## the same with the slow tests: more kills, clusters, compiled and float64 models
+	$(call pytest)
+
+test-book: lint
+	rm -rf $(TESTED)
+	mkdir -p $(TESTED)
+	cp -r book _config.yml _toc.yml $(TESTED)
+	ln -s ../../published $(TESTED)/published
+	MEMLIB_RESULTS=$(CURDIR)/$(TESTED)/results \
+	$(BIN)/python -c 'from memlib.book import build_book; build_book("quick", "$(TESTED)")'
+
+# Of the chapters nbval runs what that book has not executed under its own name: templates, and what is published.
+define pytest
+MEMLIB_RESULTS=$(CURDIR)/$(TESTED)/results OMP_NUM_THREADS=1 \
+$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --junitxml _build/tests.xml \
+  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(1) tests memlib \
+  $$(for chapter in $(CHAPTERS); do test -e $(TESTED)/_build/executed/$$chapter || echo $$chapter; done)
+endef
 
 lint: $(READY)  ## check format and style, and that the chapters carry no outputs
 	$(BIN)/ruff format --check

@@ -251,6 +251,7 @@ def test_table_of_contents_has_every_page_once():
         assert first == ["04-memorized", "05-training", "06-outliers", "07-neighbors"]
 
 
+@pytest.mark.slow
 def test_nbval_fails_on_a_broken_cell(tmp_path):
     nbformat.write(notebook("assert epochs == 5"), tmp_path / "broken.ipynb")
     options = ["-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env", "--rootdir", tmp_path]

@@ -1,12 +1,11 @@
 """The built book in a browser: over http and from disk, wide and on a phone, by pointer and keyboard.
 
-The book is built once at its quick size, from this checkout. Needs a Chromium of the system; without one the
-tests are skipped, under CI they fail.
+The book is the quick one that `make test-book` builds. Needs a Chromium of the system; without one the tests
+are skipped, under CI they fail.
 """
 
 import os
 import re
-import shutil
 import sys
 import urllib.parse
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
 
-from memlib.book import build_book, toc_pages
-from memlib.pages import ROOT
+from memlib.book import toc_pages
+from memlib.pages import ROOT, load_pages
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -27,7 +26,7 @@ import browsing
 PAGES = [*toc_pages(ROOT), "search", "genindex"]
 WITH_WIDGETS = [name for name in PAGES if "explore" in name]
 # Pages that differ in their parts: cards, tables of numbers and of text, widgets, search.
-IN_THE_DARK = [
+KINDS = [
     *("book/index", "book/04-memorized-mnist-lr3", "book/12-refused", "book/19-competition"),
     *("book/23-explore-digits-lr3", "book/status", "book/glossary", "book/bibliography", "search"),
 ]
@@ -35,16 +34,12 @@ LARGEST_PAGE, WHOLE_SITE = 5e6, 60e6  # bytes
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site() -> Path:
     """The folder of the built book."""
-    root = tmp_path_factory.mktemp("book")
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(ROOT / name, root)
-    shutil.copytree(ROOT / "book", root / "book")
-    (root / "published").symlink_to(ROOT / "published")
-    index = build_book("quick", root)
-    assert index is not None
-    return index.parent
+    html = ROOT / "_build" / "test" / "_build" / "html"
+    if not (html / "index.html").exists():
+        pytest.fail(f"no book in {html}: `make test-book` builds it, `make test` does so by itself")
+    return html
 
 
 @pytest.fixture(scope="session")
@@ -85,8 +80,9 @@ class Visit:
     """
 
     def __init__(self, browser: Browser, base: str, dark: bool = False, tab: Page | None = None):
-        self.context = None if tab else browser.new_context(color_scheme="dark" if dark else "light")
+        self.context = None if tab else browser.new_context()
         self.base, self.page = base, tab or self.context.new_page()
+        self.page.emulate_media(color_scheme="dark" if dark else "light")
         self.page.set_viewport_size({"width": 1280, "height": 900})
         self.problems: list[str] = []
         self.outside: list[str] = []
@@ -133,7 +129,18 @@ def serious(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", PAGES)
+def pages() -> list[object]:
+    """All pages; those of a template after its first, which differ from it in numbers alone, are slow."""
+    notebooks = {f"book/{page.name}": page.notebook for page in load_pages("quick")}
+    listed, seen = [], set()
+    for name in PAGES:
+        notebook = notebooks.get(name, name)
+        listed.append(pytest.param(name, marks=[pytest.mark.slow] if notebook in seen else []))
+        seen.add(notebook)
+    return listed
+
+
+@pytest.mark.parametrize("name", pages())
 def test_a_page_is_whole_alone_accessible_and_fits_a_phone(browser, tab, server, name):
     with Visit(browser, server, tab=tab) as visit:
         page = visit.open(name)
@@ -154,7 +161,7 @@ def test_a_page_is_whole_alone_accessible_and_fits_a_phone(browser, tab, server,
         assert wide <= 360, [html[:150] for html in culprits[:5]]
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_page_needs_no_server(browser, tab, site, name):
     with Visit(browser, site.as_uri(), tab=tab) as visit:
         page = visit.open(name)
@@ -164,9 +171,9 @@ def test_a_page_needs_no_server(browser, tab, site, name):
         assert (visit.problems, visit.outside) == ([], [])
 
 
-@pytest.mark.parametrize("name", IN_THE_DARK)
-def test_a_page_is_accessible_in_the_dark(browser, server, name):
-    with Visit(browser, server, dark=True) as visit:
+@pytest.mark.parametrize("name", KINDS)
+def test_a_page_is_accessible_in_the_dark(browser, tab, server, name):
+    with Visit(browser, server, dark=True, tab=tab) as visit:
         page = visit.open(name)
         assert page.evaluate("document.documentElement.dataset.theme") == "dark"
         assert serious(page) == []
@@ -236,8 +243,8 @@ def visible(page: Page, selector: str) -> int:
 
 
 @pytest.mark.parametrize("name", WITH_WIDGETS)
-def test_the_explorer_answers_to_the_keyboard(browser, base, name):
-    with Visit(browser, base) as visit:
+def test_the_explorer_answers_to_the_keyboard(browser, server, name):
+    with Visit(browser, server) as visit:
         page = visit.open(name)
         everything = visible(page, ".explorer .tile")
         assert everything == page.locator(".explorer .tile").count() > 3

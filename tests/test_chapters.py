@@ -39,8 +39,9 @@ def test_a_given_learning_rate_is_trained_with(monkeypatch, chapter, given, mean
     assert stopped.value.args == (meant,)
 
 
-# test_front.py executes 06 on it.
-@pytest.mark.parametrize("chapter", ["04-memorized", "05-training", "07-neighbors", "18-correction"])
+@pytest.mark.parametrize(
+    "chapter", ["04-memorized", "05-training", "06-outliers", "07-neighbors", "18-correction"]
+)
 def test_a_page_of_real_mnist_executes(monkeypatch, mnist_root, chapter):
     monkeypatch.setenv("MEMLIB_DATA", str(mnist_root))
     assert execute(chapter, experiment="mnist-lr3", num_images=60, repeats=2)

@@ -93,10 +93,10 @@ def test_describe_says_how_images_were_scored():
 
 def test_describe_gives_the_range_of_samples_and_the_share_of_bad_estimates():
     sampled = np.array([[4, 16, 4, 4, 4], [16, 4, 4, 4, 16]])
-    ess = np.arange(30).reshape(2, 3, 5) / 10
+    ess = np.arange(30).reshape(2, 3, 5) ** 2 / 100
     failing = np.array([[0.2, 0.4, 0.0], [0.6, 0.2, 0.4]])
     rows = described("digits-lr3", num_samples=sampled, ess=ess, failing=failing)["this page"]
-    assert rows["effective sample size"] == "1.4 of 4 to 16 (median, last epoch)"
+    assert rows["effective sample size"] == "2.1 of 4 to 16 (median, last epoch)"
     assert rows["Pareto k-hat too high"] == "30% of all estimates (last epoch)"
     unknown = described("digits-lr3", khat=np.inf, failing=1.0)["this page"]
     assert unknown["Pareto k-hat too high"] == "not known, too few samples"

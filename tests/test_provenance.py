@@ -11,32 +11,19 @@ from memlib import provenance as module
 from memlib.provenance import commit, processor, provenance
 
 
-def test_what_is_recorded(tmp_path, monkeypatch):
-    monkeypatch.setenv("MEMLIB_DEVICE", "cpu")
-    made = provenance(tmp_path)
-    assert made.keys() == {"processor", "gpu", "python", "torch", "memlib", "commit"}
-    assert made["gpu"] == "" and made["commit"] == "not a git checkout"
-    assert (made["python"], made["torch"]) == (platform.python_version(), torch.__version__)
-    assert made["processor"] == processor()
-
-
 def test_a_gpu_is_named_where_memlib_computes_on_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "choose_device", lambda: torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU, number {device.index}")
-    assert provenance(tmp_path)["gpu"] == "a GPU, number 1"
+    for device, name in (("cuda:1", "a GPU, number 1"), ("cpu", "")):
+        monkeypatch.setattr(module, "choose_device", lambda device=device: torch.device(device))
+        assert provenance(tmp_path)["gpu"] == name
 
 
 @pytest.mark.parametrize(
     ("text", "system", "expected"),
     [
-        (
-            "processor\t: 0\nmodel name\t: A fast one @ 3 GHz\nmodel name\t: A fast one @ 3 GHz\n",
-            "x",
-            "A fast",
-        ),
+        ("processor\t: 0\nmodel name\t: A fast one @ 3 GHz\nmodel name\t: A\n", "x", "A fast one @ 3 GHz"),
         ("model name\t: unknown\n", "", "unknown (arm64)"),
         ("processor\t: 0\nBogoMIPS\t: 50\n", "arm64", "unknown (arm64)"),
-        (None, "arm", "unknown (arm64)"),
         (None, "Intel64 Family 6", "Intel64 Family 6"),
     ],
 )
@@ -45,7 +32,7 @@ def test_a_processor_has_its_name_or_is_unknown(tmp_path, monkeypatch, text, sys
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
-    assert processor(tmp_path / "cpuinfo").startswith(expected)
+    assert processor(tmp_path / "cpuinfo") == expected
 
 
 def git(folder, *arguments: str) -> str:

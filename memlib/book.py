@@ -201,6 +201,8 @@ def build_book(
         raise ValueError(f"unknown page: {', '.join(sorted(unknown))}; allowed: {known}")
     chosen = [page for page in pages if not only or page.name in only]
     check_published(chosen, root)
+    # a mistake in figures.yaml is refused before anything is executed
+    figures = [] if only or size == "published" else load_figures(root / "book", pages)
     folder = "_build/published" if size == "published" else "_build/executed/book"
     failed = execute_pages(chosen, root, folder, jobs)
     if size == "published":
@@ -213,7 +215,7 @@ def build_book(
         return None
     stage(pages, root, size)
     index = build_html(root)
-    html, figures = index.parent, load_figures(root / "book", pages)
+    html = index.parent
     finish(pages, html)
     check_figures(figures, pages, html)
     results = {

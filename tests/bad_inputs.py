@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from bad_arrays import ARRAYS, FIGURES, TOO_FEW, YARDSTICKS
 from bad_models import MODELS
 from PIL import Image
 from refusals import (
@@ -57,6 +58,7 @@ WORDS = [
         'memlib.run(replace(experiment, images="digit"))', "unknown data set 'digit' (did you mean digits?)"
     ),
     call('pages.load_pages("quik")', "unknown size 'quik' (did you mean quick?); allowed: quick"),
+    call('memlib.variant("digits-lr3", epoch=None)', "unknown field 'epoch' (did you mean epochs?)"),
 ]
 
 
@@ -101,7 +103,7 @@ PARAMETERS = [
     chapter("06-outliers", "learning_rate is -1.0; allowed: between 0 and 1", learning_rate=-1),
     chapter("02-data-and-models", "epochs is -2; allowed: 1 or more", epochs=-2),
     chapter("04-memorized", "this notebook: folds is 1; allowed: 3 or more", folds=1),
-    chapter("04-memorized", "num_images is 12; allowed: 0 for all, or at least 20, of wh", num_images=12),
+    chapter("04-memorized", "num_images is 19; allowed: 0 for all, or at least 20, of wh", num_images=19),
     chapter("07-neighbors", "num_images is 5000 and folds is 3; digits has 1500 trai", num_images=5000),
     chapter("index", "unknown experiment 'mnist-lr5' (did you mean mnist-lr", experiment="mnist-lr5"),
     chapter("01-the-score", "points is -1; allowed: 10 or more", points=-1),
@@ -123,6 +125,7 @@ PARAMETERS = [
     chapter("21-two-views", "models is 5, shrink 2; allowed: what leaves the last 20 images", models=5),
     chapter("22-your-model", "num_samples is 20; allowed: 21 or more", num_samples=20),
     chapter("23-explore", "threshold is 1.5; allowed: between 0 and 1", threshold=1.5),
+    chapter("13-uncertainty", "rate is nan; allowed: between 0 and 1", rate=float("nan")),
 ]
 
 
@@ -208,83 +211,15 @@ IMAGES = [
         "features.train_classifier(memlib.ImageSet.of(digits.images[..., :3]))",
         "images are 32 x 3 pixels; allowed: 4 x 4 or more",
     ),
-]
-
-ARRAYS = [
-    call("memlib.memorization(log_px)", "the result is of type ndarray; allowed: an xarray.Dataset"),
-    call('memlib.memorization(result.drop_vars("log_px"))', "no variable 'log_px'; it has fold_of"),
-    call('memlib.memorization(result.drop_vars("fold_of"))', "no variable 'fold_of'; it has log_px"),
-    call(
-        "memlib.memorization(result.isel(epoch=-1))",
-        "log_px has dimensions ('repeat', 'fold', 'observation')",
+    call("replace(digits, index=digits.index - 2000)", "index must be in 0.."),
+    call("digits.subset([-1])", "indices must be in 0..296, got -1..-1"),
+    call("digits.subset(digits.labels == 7)", "indices must be integers (m,), m >= 1, got bool (297,)"),
+    data_files(
+        "an annotation of CelebA without training images",
+        "celeba",
+        {**_CELEBA, "celeba/list_eval_partition.txt": "000001.jpg 1"},
+        "lists no image of split 'train' (number 0)",
     ),
-    call(
-        "memlib.memorization(result.isel(observation=[]))",
-        "shape (1, 3, 4, 0); allowed: at least one of each",
-    ),
-    call("memlib.memorization(result.isel(fold=[0]))", "log_px has 1 fold; allowed: 2 or more"),
-    call("memlib.memorization(result.isel(fold=[0, 1]))", "fold_of has values 0..3; allowed: 0..1"),
-    call(
-        "memlib.memorization(result.assign(fold_of=result.fold_of / 2))", "fold_of has type float64; allowed"
-    ),
-    call("memorization_scores(log_px, fold_of + 1)", "fold_of has values 1..4; allowed: 0..3"),
-    call(
-        "memorization_scores(log_px, fold_of[:2])", "log_px has shape (3, 4, 40) and fold_of (2, 40); allowed"
-    ),
-    call("memorization_scores(log_px.astype(str), fold_of)", "log_px has type <U32; allowed: numbers"),
-    call(
-        "memorization_scores(log_px * np.nan, fold_of)", "log_px is NaN 480 times and +inf 0 times; allowed"
-    ),
-    call(
-        "memorization_scores(log_px * -np.inf, fold_of)", "log_px is NaN 0 times and +inf 480 times; allowed"
-    ),
-    call("memlib.exchanged((result % 2).isel(fold=[0, 1]))", "the run has 2 folds; allowed: 3 or more"),
-    call("memlib.exchanged(result, seed=-1)", "seed is -1; allowed: 0 or more"),
-    call("fold_assignment(3, 5, rng)", "n is 3; allowed: at least the number of folds, 5"),
-    call("memlib.interval(scores, level=1.5)", "level is 1.5; allowed: between 0 and 1"),
-    call("memlib.p_values(result, draws=0)", "draws is 0; allowed: 1 or more"),
-    call("memlib.memorized(result, rate=1)", "rate is 1; allowed: between 0 and 1"),
-]
-
-TOO_FEW = [
-    call("memlib.highly_memorized(M[:19])", "M has 19 observations; allowed: 20 or more for a 0.95 quantile"),
-    call(
-        "memlib.highly_memorized(M, 0.999)",
-        "M has 40 observations; allowed: 1000 or more for a 0.999 quantile",
-    ),
-    call("memlib.highly_memorized(M, 95)", "quantile is 95; allowed: between 0 and 1"),
-    call("memlib.highly_memorized(M * np.nan)", "M is NaN 40 times; allowed: numbers that have an order"),
-    call(
-        "memlib.highly_memorized(np.where(M > 30, np.inf, M))", "M is infinite 9 times among 40; allowed: so"
-    ),
-    call("figures.quantile_curves([1], [M[:19]])", "M must have at least 20 observations, got 19"),
-    call("figures.fit_johnson_su(M[:4])", "M must have at least 20 observations, got 4"),
-    call(
-        "figures.score_density(M, quantile=0.99)", "M must have at least 100 observations for a 0.99 quantile"
-    ),
-    call(
-        "figures.ratio_density(M[:4], M[:4] > 2)", "rho must have at least 5 finite values in a group, got 3"
-    ),
-    call(
-        "figures.convergence([1, 2], [[-90.0], [-89.0]])", "estimates must have at least 2 replicates, got 1"
-    ),
-]
-
-YARDSTICKS = [
-    call("mifid.moments(x[:4])", "4 images have 4 features each; allowed: more images than features"),
-    call("mifid.mifid(x, y, eps=2)", "eps is 2, delta 1e-15; allowed: eps above 0 and at most 1"),
-    call("mifid.mifid(x, y, eps=0.1, replicates=5)", "replicates is 5; allowed: 0 for none, or 20 or more"),
-    call("mifid.memorization_distance(x, y[:, :3])", "generated have 4 features, training 3; allowed: as"),
-    call("mifid.memorization_distance(x, 0 * y)", "all training features are zero; allowed: some that have"),
-    call("mifid.mifid(np.nan * x, y, eps=0.1)", "generated have values that are not finite; allowed: finite"),
-    call("metrics.data_copying(x, y, y[:9])", "allowed: more generated images, or fewer cells than 3"),
-    call("metrics.closer_share(x, y, x)", "samples must be as many as validation observations"),
-    call("metrics.precision_recall(x, y, k=30)", "k is 30 and generated are 30; allowed: k from 1"),
-    call("yardsticks.perfect_generator(y, x, 0.1, splits=1)", "splits is 1; allowed: 2 or more"),
-    call('planted.cheat("copy", digits.images, 9)', "unknown cheat 'copy' (did you mean"),
-    call("planted.mixture(digits.images, digits.images, 1.5)", "share is 1.5; allowed: 0 to 1"),
-    call("features.train_classifier(digits.subset([0, 0]))", "has one label; allowed: images of two or more"),
-    variable("MEMLIB_DATA", "FILE", "competition.load()", "the data folder is 'FILE', which is a file"),
 ]
 
 RESULTS = [
@@ -338,6 +273,9 @@ SURROUNDINGS = [
         "memlib.run(experiment, executor=object())",
         "executor is of type object; allowed: a concurrent.futures.Exec",
     ),
+    call('memlib.run(experiment, device="cuda0")', "device is 'cuda0'; allowed: cpu, cuda, cuda:N"),
+    call("memlib.cost.cost(experiment, 1, 1, 20)", "n is 1; allowed: 2 or more"),
+    call("memlib.cost.cost(experiment, 24, 1, 20, {0: 3})", "epochs that are done is 3; allowed: 0 to 2"),
 ]
 
 COMMANDS = [
@@ -368,6 +306,6 @@ COMMANDS = [
 ]
 
 CASES = [
-    *(NUMBERS + WORDS + PARAMETER_FILES + PARAMETERS + IMAGES + ARRAYS + TOO_FEW + YARDSTICKS),
+    *(NUMBERS + WORDS + PARAMETER_FILES + PARAMETERS + IMAGES + ARRAYS + TOO_FEW + YARDSTICKS + FIGURES),
     *(MODELS + RESULTS + SURROUNDINGS + COMMANDS),
 ]

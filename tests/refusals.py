@@ -28,11 +28,17 @@ from memlib import __main__ as cli
 from memlib import (
     book,
     competition,
+    densities,
+    duplicates,
+    explorer,
     features,
     metrics,
     mifid,
+    neighbors,
     pages,
     planted,
+    significance,
+    stability,
     store,
     yardsticks,
 )
@@ -133,6 +139,12 @@ NAMES = {
     "competition": competition,
     "planted": planted,
     "pages": pages,
+    "densities": densities,
+    "duplicates": duplicates,
+    "explorer": explorer,
+    "neighbors": neighbors,
+    "significance": significance,
+    "stability": stability,
 }
 
 

@@ -1,0 +1,237 @@
+"""Bad arrays: log-probabilities, scores, features, what figures show; each with a piece of its error."""
+
+from refusals import call, variable
+
+ARRAYS = [
+    call("memlib.memorization(log_px)", "the result is of type ndarray; allowed: an xarray.Dataset"),
+    call('memlib.memorization(result.drop_vars("log_px"))', "no variable 'log_px'; it has fold_of"),
+    call('memlib.memorization(result.drop_vars("fold_of"))', "no variable 'fold_of'; it has log_px"),
+    call(
+        "memlib.memorization(result.isel(epoch=-1))",
+        "log_px has dimensions ('repeat', 'fold', 'observation')",
+    ),
+    call(
+        "memlib.memorization(result.isel(observation=[]))",
+        "shape (1, 3, 4, 0); allowed: at least one of each",
+    ),
+    call("memlib.memorization(result.isel(fold=[0]))", "log_px has 1 fold; allowed: 2 or more"),
+    call("memlib.memorization(result.isel(fold=[0, 1]))", "fold_of has values 0..3; allowed: 0..1"),
+    call(
+        "memlib.memorization(result.assign(fold_of=result.fold_of / 2))", "fold_of has type float64; allowed"
+    ),
+    call("memorization_scores(log_px, fold_of + 1)", "fold_of has values 1..4; allowed: 0..3"),
+    call(
+        "memorization_scores(log_px, fold_of[:2])", "log_px has shape (3, 4, 40) and fold_of (2, 40); allowed"
+    ),
+    call("memorization_scores(log_px.astype(str), fold_of)", "log_px has type <U32; allowed: numbers"),
+    call(
+        "memorization_scores(log_px * np.nan, fold_of)", "log_px is NaN 480 times and +inf 0 times; allowed"
+    ),
+    call(
+        "memorization_scores(log_px * -np.inf, fold_of)", "log_px is NaN 0 times and +inf 480 times; allowed"
+    ),
+    call("memlib.exchanged((result % 2).isel(fold=[0, 1]))", "the run has 2 folds; allowed: 3 or more"),
+    call("memlib.exchanged(result, seed=-1)", "seed is -1; allowed: 0 or more"),
+    call("fold_assignment(3, 5, rng)", "n is 3; allowed: at least the number of folds, 5"),
+    call("memlib.interval(scores, level=1.5)", "level is 1.5; allowed: between 0 and 1"),
+    call("memlib.p_values(result, draws=0)", "draws is 0; allowed: 1 or more"),
+    call("memlib.memorized(result, rate=1)", "rate is 1; allowed: between 0 and 1"),
+    call(
+        "memorization_scores(log_px, fold_of, variance=log_px)",
+        "variance is negative or NaN 480 times; allowed",
+    ),
+    call(
+        "memlib.p_values(result.assign(log_px=result.log_px * np.nan))",
+        "log_px is NaN 480 times and +inf 0 times; allowed",
+    ),
+    call(
+        "significance.rank_correlation(M, M * np.nan)",
+        "a and b must be numbers (n,), n at least 4, without NaN",
+    ),
+    call("stability.stability(result.isel(repeat=[0]))", "the run has 1 repeat; allowed: 2 or more"),
+    call("stability.reliability(1.1, repeats=1, wanted=2)", "rank is 1.1; allowed: 0 to 1"),
+]
+
+TOO_FEW = [
+    call("memlib.highly_memorized(M[:19])", "M has 19 observations; allowed: 20 or more for a 0.95 quantile"),
+    call(
+        "memlib.highly_memorized(M, 0.999)",
+        "M has 40 observations; allowed: 1000 or more for a 0.999 quantile",
+    ),
+    call("memlib.highly_memorized(M, 95)", "quantile is 95; allowed: between 0 and 1"),
+    call("memlib.highly_memorized(M * np.nan)", "M is NaN 40 times; allowed: numbers that have an order"),
+    call(
+        "memlib.highly_memorized(np.where(M > 30, np.inf, M))", "M is infinite 9 times among 40; allowed: so"
+    ),
+    call("figures.quantile_curves([1], [M[:19]])", "M must have at least 20 observations, got 19"),
+    call("figures.fit_johnson_su(M[:4])", "M must have at least 20 observations, got 4"),
+    call(
+        "figures.score_density(M, quantile=0.99)", "M must have at least 100 observations for a 0.99 quantile"
+    ),
+    call(
+        "figures.ratio_density(M[:4], M[:4] > 2)", "rho must have at least 5 finite values in a group, got 3"
+    ),
+    call(
+        "figures.convergence([1, 2], [[-90.0], [-89.0]])", "estimates must have at least 2 replicates, got 1"
+    ),
+    call("memlib.highly_memorized(M.reshape(4, 10))", "M has shape (4, 10); allowed: (n,)"),
+]
+
+YARDSTICKS = [
+    call("mifid.moments(x[:4])", "4 images have 4 features each; allowed: more images than features"),
+    call("mifid.mifid(x, y, eps=2)", "eps is 2, delta 1e-15; allowed: eps above 0 and at most 1"),
+    call("mifid.mifid(x, y, eps=0.1, replicates=5)", "replicates is 5; allowed: 0 for none, or 20 or more"),
+    call("mifid.memorization_distance(x, y[:, :3])", "generated have 4 features, training 3; allowed: as"),
+    call("mifid.memorization_distance(x, 0 * y)", "all training features are zero; allowed: some that have"),
+    call("mifid.mifid(np.nan * x, y, eps=0.1)", "generated have values that are not finite; allowed: finite"),
+    call("metrics.data_copying(x, y, y[:9])", "allowed: more generated images, or fewer cells than 3"),
+    call("metrics.closer_share(x, y, x)", "samples must be as many as validation observations"),
+    call("metrics.precision_recall(x, y, k=30)", "k is 30 and generated are 30; allowed: k from 1"),
+    call("yardsticks.perfect_generator(y, x, 0.1, splits=1)", "splits is 1; allowed: 2 or more"),
+    call('planted.cheat("copy", digits.images, 9)', "unknown cheat 'copy' (did you mean"),
+    call("planted.mixture(digits.images, digits.images, 1.5)", "share is 1.5; allowed: 0 to 1"),
+    call("features.train_classifier(digits.subset([0, 0]))", "has one label; allowed: images of two or more"),
+    variable("MEMLIB_DATA", "FILE", "competition.load()", "the data folder is 'FILE', which is a file"),
+    call("mifid.mifid(x, y, eps=0.1, level=95)", "level is 95; allowed: between 0 and 1"),
+    call("metrics.authenticity(x, y, np.ones(99))", "spacing is (99,); allowed: (40,)"),
+    call("metrics.precision_recall(x, y, 3, np.ones(1))", "reach is (1,); allowed: (40,), one of each"),
+    call(
+        "metrics.auc(M, M.astype(int))", "score is (40,) and positive int64 (40,); allowed: (n,), bool (n,)"
+    ),
+    call("metrics.auc(M * np.nan, M > 9)", "score is NaN 40 times; allowed: numbers that have an order"),
+    call("metrics.auc(M, M > 99)", "0 of 40 are positive; allowed: some, and not all"),
+    call("metrics.auc(M, M > 9, level=95)", "level is 95; allowed: between 0 and 1"),
+    call("yardsticks.by_image(x, y, x)", "samples are 30, held_out 40; allowed: as many"),
+    call(
+        "features.pixels(digits.images / 255)",
+        "images are float64 (297, 1, 32, 32); allowed: uint8 (n, C, H, W)",
+    ),
+    call(
+        "planted.cheat('copies', digits.images / 255, 9)",
+        "images are float64 (297, 1, 32, 32); allowed: uint8",
+    ),
+    call(
+        "planted.mixture(digits.images, digits.images[:9], 0.5)",
+        "samples (9, 1, 32, 32); allowed: the same shape",
+    ),
+    call(
+        "planted.write(planted.plant(memlib.ImageSet.of(digits.images[..., 8:]), 40, {}, 0, {}, 0), "
+        'memlib.ImageSet.of(digits.images), "IMAGES")',
+        "images are 32 x 24 and 32 x 32 pixels; allowed: squares of one size, as load_images makes",
+    ),
+    call(
+        "features.spaces(digits, memlib.ImageSet.of(digits.images[..., :16, :16]), 8, 1)",
+        "are (1, 32, 32), the others (1, 16, 16); allowed: the same",
+    ),
+    call(
+        "neighbors.half_resolution(digits.images / 255)",
+        "images must be uint8 (n, C, H, W) with even H and W",
+    ),
+    call("neighbors.nearest(x * np.nan, y)", "queries must be finite and below 1e150 in size"),
+    call(
+        "neighbors.nearest(x, y, exclude_self=True)",
+        "exclude_self needs equal shapes, got (40, 4) and (30, 4)",
+    ),
+    call(
+        "neighbors.distance_ratio(x, y, x)",
+        "samples must be as many as validation observations, got 40 and 30",
+    ),
+    call("neighbors.binned_mean(M, M, 1, 3, 2)", "bins must be finite with width > 0 and low < high"),
+    call(
+        "duplicates.near_duplicates(digits.images / 255)", "images must be uint8 (n, C, H, W), n at least 1"
+    ),
+    call(
+        "duplicates.near_duplicates(digits.images, threshold=90)", "threshold must be between 0 and 1, got 90"
+    ),
+    call("planted.plant(digits, 9, near=-1)", "near is -1; allowed: 0 or more"),
+    call(
+        "planted.plant(digits, 9, copies={1: 4})", "copies has the key 1; allowed: 2 or more times in the set"
+    ),
+    call(
+        'planted.write(planted.plant(digits, 40), digits.subset([0, 1]), "IMAGES")',
+        "only one of the two sets has labels",
+    ),
+    call("densities.kernel_scores(x, bandwidth=-1.0)", "bandwidth must be finite and above 0, got -1.0"),
+    call(
+        "densities.gaussian_scores(x * np.nan, 1.0)",
+        "observations must be finite, of shape (n, d), n at least 2",
+    ),
+    call(
+        "densities.fit_gaussian(x, 1.0)(x[:, :1])",
+        "observations must be finite, of shape (n, 4), n at least 1",
+    ),
+    call(
+        "densities.kfold_log_px(lambda part: densities.fit_gaussian(part, 1.0), M, 2 * fold_of)",
+        "fold_of must use every fold 0..K-1 in every repeat",
+    ),
+    call(
+        "densities.gaussian_fold_scores(x, 3, np.eye(4), 0.0)",
+        "folds is 3; allowed: 2 or more, a divisor of the 40",
+    ),
+    call(
+        "explorer.Kin(digits.images, np.array([[297]]), np.zeros((1, 1)))",
+        "index must be in -1..296, rows of the pool, got 297..297",
+    ),
+    call(
+        "explorer.Kin(digits.images, np.array([[-2]]), np.zeros((1, 1)))",
+        "index must be in -1..296, rows of the pool, got -2..-2",
+    ),
+    call(
+        "explorer.Kin(digits.images / 255, np.array([[0]]), np.zeros((1, 1)))",
+        "pool must be uint8 (m, C, H, W), got float64 (297, 1, 32, 32)",
+    ),
+]
+
+FIGURES = [
+    call("figures.image_grid(digits.images / 255)", "images must be uint8 (n, C, H, W)"),
+    call("figures.extremes(digits.images, M)", "M must be numbers of shape (297,), finite, got shape (40,)"),
+    call("figures.extreme_indices(M, 41)", "count must be 1..40, the number of observations, got 41"),
+    call("figures.extreme_indices(M * np.nan, 2)", "M must be numbers of shape (n,), finite"),
+    call(
+        "figures.reconstructions(digits.images, digits.images[1:])",
+        "there must be as many of each, got [297, 296]",
+    ),
+    call("figures.losses(M[:5], M[:5])", "first_epoch must be 1..5, got 6"),
+    call("figures.losses(M, M[1:])", "train_loss and test_loss must have the same labels and lengths"),
+    call("figures.fit_johnson_su(M * 0)", "M must not be all equal for a distribution to be fitted"),
+    call(
+        "figures.log_prob_proportions(M, M > 30, [20, 10])",
+        "edges must be two or more, ascending, got [20. 10.]",
+    ),
+    call(
+        "figures.log_prob_proportions(M, 1 * (M > 30), [10, 20])",
+        "high must be bool (40,), as log_px, got int64",
+    ),
+    call(
+        "figures.log_prob_histogram(M, M > 30, digits.images, [10, 20])",
+        "log_px must be numbers of shape (297,), finite, got shape (40,)",
+    ),
+    call("figures.ratio_density(M, 1 * (M > 30))", "high must be bool, got int64"),
+    call("figures.known_scores([4.0], 0, [0, 1], {})", "grid must reach around all observations"),
+    call("figures.cost_by_samples([2, 1], {'a': (1, [1, 2], 1)}, '')", "num_samples must be ascending"),
+    call("figures.cost_by_samples([1, 2], {'a': (1, [1, 2], 3)}, '')", "S of a must be 1..2, got 3"),
+    call(
+        "figures.error_bars([1], {'a': ([1], [np.nan])}, '', '')",
+        "lengths must be numbers of shape (1,), finite",
+    ),
+    call("figures.intervals(M, M, M, 1 * (M > 30), ('', ''))", "listed must be bool (40,), got int64 (40,)"),
+    call(
+        "figures.weight_health({'a': [0.5, np.nan]}, 0.5)", "khat must be numbers of shape (n,), got a: (2,)"
+    ),
+    call("figures.roc_curves({'a': {'b': ([0, 1], [1, 0])}})", "rates must ascend from 0 to 1, got b"),
+    call("figures.group_rows(digits.images, [[-1]], ['a'])", "groups must be integers 0..296 of shape (k,)"),
+    call(
+        "figures.by_threshold([0.9], {'a': {'x': [1]}, 'b': {'y': [1]}}, 0.9)",
+        "panels must have the same labels",
+    ),
+    call(
+        "figures.verdicts([[0.5]], [[0.5]], ['a'], ['b'])",
+        "values and bool noticed must be (1, 1), got (1, 1), f",
+    ),
+    call("figures.by_share([0, 50, 100], {'a': [1, 2, 3]}, '', '')", "shares must ascend within 0 to 1"),
+    call(
+        "figures.histograms({'a': {'x': [1]}, 'b': {'y': [1]}}, '')", "panels need the same groups, at most 5"
+    ),
+    call("figures.histograms({'a': {'x': [1]}}, '', {'b': 1})", "lines must be of ['a'], got ['b']"),
+    call("figures.caught_by_threshold({'a': ([1], {'x': [50]}, 1)}, '')", "a: shares must be (1,), 0 to 1"),
+]

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from memlib import EXPERIMENTS, figures, paper
+from memlib import EXPERIMENTS, paper
+
+TEXTS = {"paper": "p", "here": "h", "verdict": "v"}
 
 
 def result_of(experiment: str, n: int, L: int, K: int, **request) -> xr.Dataset:
@@ -25,21 +27,18 @@ def result_of(experiment: str, n: int, L: int, K: int, **request) -> xr.Dataset:
 
 def test_bins_are_those_of_the_figures():
     np.testing.assert_array_equal(paper.bins("mnist-lr3", "log_p"), np.arange(-150, -29, 10))
-    np.testing.assert_array_equal(paper.bins("mnist-lr4", "log_p"), np.arange(-160, -29, 10))
-    np.testing.assert_array_equal(paper.bins("celeba", "log_p"), np.arange(-17_000, -10_999, 500))
+    # the last bin holds the end
     np.testing.assert_array_equal(paper.bins("mnist-lr4", "scores"), np.append(np.arange(-15, 60, 2), 61))
-    assert paper.bins("celeba", "scores")[[0, -1]].tolist() == [-550, 3200]
     assert paper.bins("cifar10", "log_p") is None and paper.bins("digits-lr3", "scores") is None
 
 
-def test_unknown_bins():
-    with pytest.raises(ValueError, match=r"unknown experiment 'mnist' .did you mean mnist-lr"):
-        paper.bins("mnist", "log_p")
-    with pytest.raises(ValueError, match="unknown kind of bins 'M'; allowed: log_p, scores"):
-        paper.bins("mnist-lr3", "M")
+def test_score_bins_are_the_papers_or_hold_the_middle_of_the_scores():
+    assert paper.score_bins("mnist-lr3", [0.0, 1.0]) == (2, -20, 130)
+    width, low, high = paper.score_bins("digits-lr3", np.arange(1001.0))
+    assert (low, high) == pytest.approx((5, 995)) and width == pytest.approx(990 / 25)
 
 
-def test_the_papers_own_settings_are_no_reduction():
+def test_a_run_is_reduced_where_it_is_smaller_than_the_papers():
     assert paper.reductions("mnist-lr3", result_of("mnist-lr3", 60_000, 10, 10)) == []
     smaller = result_of("mnist-lr3", 6000, 2, 5, epochs=25, num_samples=64)
     assert paper.reductions("mnist-lr3", smaller) == [
@@ -51,17 +50,6 @@ def test_the_papers_own_settings_are_no_reduction():
     assert paper.reductions("digits-lr3", result_of("digits-lr3", 100, 2, 3)) == []
 
 
-def test_another_learning_rate_is_named_beside_the_papers_numbers():
-    row = {"paper": "p", "here": "h", "verdict": "holds"}
-    same = paper.table_row("mnist-lr3", result_of("mnist-lr3", 60_000, 10, 10), **row)
-    assert same["table_verdict"] == same["compared"] == "holds" and same["differences"] == "nothing"
-    changed = result_of("mnist-lr3", 60_000, 10, 10, learning_rate=3e-4)
-    other = paper.table_row("mnist-lr3", changed, **row)
-    assert other["differences"] == "learning rate 0.0003 instead of 0.001"
-    assert other["table_run"].endswith("(learning rate 0.0003 instead of 0.001)")
-    assert other["table_verdict"] == other["compared"] == "at another learning rate: holds"
-
-
 def test_settings_are_of_the_papers_data():
     assert paper.settings("cifar10-jpeg") == paper.settings("cifar10")
     assert paper.settings("cifar10")["images"] == "cifar10" and paper.settings("celeba")["noise"] == "paper"
@@ -69,36 +57,61 @@ def test_settings_are_of_the_papers_data():
         paper.settings("digits-lr3")
 
 
+def test_the_row_of_the_papers_own_run_has_no_difference():
+    assert paper.table_row("mnist-lr3", result_of("mnist-lr3", 60_000, 10, 10), **TEXTS) == {
+        "table_run": "mnist, 60000 images, 10 x 10 models, 100 epochs, S = 256",
+        "table_paper": "p",
+        "table_here": "h",
+        "table_verdict": "v",
+        "compared": "v",
+        "differences": "nothing",
+    }
+
+
+@pytest.mark.parametrize(
+    ("experiment", "n", "request_", "differences", "table_verdict", "compared"),
+    [
+        ("mnist-lr3", 600, {"noise": "paired"}, "600 of 60000 images, shared noise", "reduced run: v", "v"),
+        (
+            "mnist-lr3",
+            60_000,
+            {"learning_rate": 3e-4},
+            "learning rate 0.0003 instead of 0.001",
+            "at another learning rate: v",
+            "at another learning rate: v",
+        ),
+        ("cifar10-jpeg", 50_000, {"images": "cifar10-jpeg"}, "cifar10-jpeg instead of cifar10", "v", "v"),
+    ],
+)
+def test_rows_name_what_a_run_is_not(experiment, n, request_, differences, table_verdict, compared):
+    row = paper.table_row(experiment, result_of(experiment, n, 10, 10, **request_), **TEXTS)
+    assert row["differences"] == differences and row["table_run"].endswith(f"({differences})")
+    assert row["table_verdict"] == table_verdict and row["compared"] == compared
+
+
+def test_a_stand_in_is_not_compared():
+    row = paper.table_row("patches", result_of("patches", 9, 2, 2), **TEXTS, in_place_of="celeba")
+    assert row["table_verdict"] == "not compared: another data set, celeba is not here"
+
+
 @pytest.mark.parametrize(
     ("experiment", "M", "verdict"),
     [
         (
             "mnist-lr3",
-            [-18, 4.4, 200],
-            "median within 0.3 nats, lowest of the same order, highest of the same order",
+            [-400, 4.4, 190],
+            "median within 0.3 nats, lowest 22 times the paper's, highest of the same order",
         ),
-        (
-            "mnist-lr3",
-            [-400, 4.8, 190],
-            "median 0.4 nats above, lowest 22 times the paper's, highest of the same order",
-        ),
-        (
-            "mnist-lr4",
-            [-5, 2.5, 20],
-            "median 1.0 nats below, lowest of the same order, highest 0.25 times the paper's",
-        ),
-        (
-            "celeba",
-            [-450, 65.9, 6500],
-            "median within 6 nats, lowest of the same order, highest of the same order",
-        ),
+        ("mnist-lr3", [-18, 4.8, 200], "median 0.4 nats above, lowest of the same order, highest of the sa"),
+        ("mnist-lr4", [-5, 2.5, 20], "median 1.0 nats below, lowest of the same order, highest 0.25 times"),
+        ("celeba", [-450, 65.9, 6500], "median within 6 nats"),
         ("cifar10", [1, 2, 3], "no numbers to compare"),
         ("digits-lr3", [1, 2, 3], "not one of the paper's experiments"),
     ],
 )
 def test_extremes(experiment, M, verdict):
     row = paper.extremes(experiment, M)
-    assert row["verdict"] == verdict
+    assert row["verdict"].startswith(verdict)
     assert row["here"].startswith("M from ") and row["here"].endswith(f"median {M[1]:.1f} nats")
 
 
@@ -109,9 +122,7 @@ def test_extremes_quote_the_paper():
 @pytest.mark.parametrize(
     ("matched", "verdict"),
     [
-        ((0.01, -0.02, 0.04), "holds as observed: no relation, or one within ±0.1"),
-        ((-0.05, -0.08, -0.02), "holds as observed: no relation, or one within ±0.1"),
-        ((0.15, -0.05, 0.35), "undecided: within ±0.1 or beyond"),
+        ((-0.05, -0.08, 0.04), "holds as observed: no relation, or one within ±0.1"),
         ((0.09, 0.02, 0.16), "undecided: within ±0.1 or beyond"),
         ((-0.3, -0.55, -0.05), "undecided: within ±0.1 or beyond"),
         ((0.2, 0.18, 0.22), "does not hold: the ratio rises with memorization"),
@@ -124,17 +135,17 @@ def test_neighbors_are_judged_by_the_matched_score(matched, verdict):
     assert row["verdict"] == verdict and "0.00 as published" in row["here"] and "hold 7%" in row["here"]
 
 
-def test_outliers():
-    assert (
-        paper.outliers(0.2, 0.1, 0.3)["verdict"]
-        == "holds, fewer than half: 20% are outliers, where nothing is memorized 10%"
-    )
-    assert "20% are among the 5 % least probable, 30% above" in paper.outliers(0.2, 0.1, 0.3)["here"]
-    assert (
-        paper.outliers(0.5, 0.1, 0.1)["verdict"]
-        == "does not hold, half or more: 50% are outliers, where nothing is memorized 10%"
-    )
-    assert paper.outliers(np.nan, 0.1, 0.1)["verdict"] == "undecided at this size"
+@pytest.mark.parametrize(
+    ("in_lowest", "verdict"),
+    [
+        (0.2, "holds, fewer than half: 20% are outliers, where nothing is memorized 10%"),
+        (0.5, "does not hold, half or more: 50% are outliers, where nothing is memorized 10%"),
+        (np.nan, "undecided at this size"),
+    ],
+)
+def test_outliers(in_lowest, verdict):
+    row = paper.outliers(in_lowest, 0.1, 0.3)
+    assert row["verdict"] == verdict and row["here"].endswith("least probable, 30% above the median")
 
 
 SURE, NOT_SURE, OPPOSITE = (1.0, 0.1), (0.1, 0.1), (-1.0, 0.1)
@@ -147,7 +158,6 @@ SURE, NOT_SURE, OPPOSITE = (1.0, 0.1), (0.1, 0.1), (-1.0, 0.1)
         ((SURE, NOT_SURE), SURE, "undecided at this size: growth at the smaller rate"),
         ((SURE, SURE), (1.0, np.nan), "undecided at this size: less at the smaller rate"),
         ((OPPOSITE, NOT_SURE), SURE, "does not hold: the opposite of growth at the larger rate"),
-        ((SURE, SURE), OPPOSITE, "does not hold: the opposite of less at the smaller rate"),
     ],
 )
 def test_training(growth, less, verdict):
@@ -160,43 +170,3 @@ def test_few_repeats_decide_less(repeats, decided):
     # ten standard errors; the 97.5 % point of Student's t is 12.7 with one degree of freedom, 4.3 with two
     verdict = paper.training((SURE, SURE), SURE, (12.0, 5.0), repeats)["verdict"]
     assert verdict.startswith("holds") == decided
-
-
-def test_score_bins_are_the_papers_or_hold_the_middle_of_the_scores():
-    assert paper.score_bins("mnist-lr3", [0.0, 1.0]) == (2, -20, 130)
-    M = np.arange(1001.0)
-    width, low, high = paper.score_bins("digits-lr3", M)
-    assert (low, high) == pytest.approx((5, 995)) and width == pytest.approx(990 / 25)
-
-
-def test_rows_name_the_run_and_what_it_lacks():
-    texts = {"paper": "p", "here": "h", "verdict": "v"}
-    whole = paper.table_row("mnist-lr3", result_of("mnist-lr3", 60_000, 10, 10), **texts)
-    assert whole == {
-        "table_run": "mnist, 60000 images, 10 x 10 models, 100 epochs, S = 256",
-        "table_paper": "p",
-        "table_here": "h",
-        "table_verdict": "v",
-        "compared": "v",
-        "differences": "nothing",
-    }
-    reduced = paper.table_row("mnist-lr3", result_of("mnist-lr3", 600, 10, 10, noise="paired"), **texts)
-    assert reduced["table_run"].endswith("(600 of 60000 images, shared noise)")
-    assert reduced["table_verdict"] == "reduced run: v" and reduced["compared"] == "v"
-    lossy = paper.table_row(
-        "cifar10-jpeg", result_of("cifar10-jpeg", 50_000, 10, 10, images="cifar10-jpeg"), **texts
-    )
-    assert lossy["differences"] == "cifar10-jpeg instead of cifar10" and lossy["table_verdict"] == "v"
-
-
-def test_a_stand_in_is_not_compared():
-    texts = {"paper": "p", "here": "h", "verdict": "v"}
-    row = paper.table_row("patches", result_of("patches", 9, 2, 2), **texts, in_place_of="celeba")
-    assert row["table_run"].startswith("patches, 9 images")
-    assert row["table_verdict"] == "not compared: another data set, celeba is not here"
-
-
-def test_the_papers_bins_fit_the_figures():
-    edges = paper.bins("mnist-lr3", "log_p")
-    axes = figures.log_prob_proportions([-200.0, -100, 0], np.array([True, False, True]), edges).axes[0]
-    assert len(axes.containers[0]) == len(edges) + 1

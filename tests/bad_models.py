@@ -1,6 +1,7 @@
 """Bad models of one's own, what they return, and bad calls about them, each with a piece of its error."""
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from refusals import NAMES, Case, TrainingReached
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Normal
+from torch.distributions import Bernoulli, Distribution, LogNormal, Normal
 
 import memlib
 from memlib.data import ImageSet
@@ -48,7 +49,9 @@ _NAMES = {
     "FOLDER": "FOLDER",
     "encode": encode,
     "decode": decode,
+    "partial": functools.partial,
     "Normal": Normal,
+    "LogNormal": LogNormal,
     "torch": torch,
 }
 
@@ -89,6 +92,11 @@ MODELS = [
         "memlib.cross_fit(train, digits, folds=298)", "folds is 298; allowed: at most the number of images"
     ),
     model('memlib.cross_fit(train, digits, settings={"sizes": {32}})', "allowed: JSON values by name"),
+    model('memlib.cross_fit(train, digits, settings={1: "a"})', "has the key 1; allowed: strings as keys"),
+    model(
+        "memlib.cross_fit(partial(train, shift=np.zeros(2)), digits)",
+        "settings, as arguments of functools.partial, is {'shift': array([0., 0.])} (Object of type ndarray",
+    ),
     model(
         "memlib.cross_fit(print, digits, folder=FOLDER)",
         "settings is None, and train has no source that later calls could be compared with; allowed: settin",
@@ -99,9 +107,14 @@ MODELS = [
     model(
         "memlib.cross_fit(returns(np.zeros((297, 1))), digits)", "returned float64 (297, 1); allowed: numbers"
     ),
+    model("memlib.cross_fit(returns(np.zeros(297, bool)), digits)", "returned bool (297,); allowed: numbers"),
     model(
         "memlib.cross_fit(returns(np.zeros(297, np.float16)), digits)",
         "returned float16; allowed: floating point of 32 bits or more",
+    ),
+    model(
+        "memlib.cross_fit(returns(torch.zeros(297, dtype=torch.bfloat16)), digits)",
+        "returned torch.bfloat16; allowed: floating point of 32 bits or more",
     ),
     model("memlib.cross_fit(returns(digits.labels * np.nan), digits)", "NaN or +inf for 297 of 297 images ("),
     again(
@@ -117,6 +130,14 @@ MODELS = [
     ),
     model("memlib.score_models(train, fold_of, digits)", "fold_of is of 40 images; allowed: the 297 given"),
     model("memlib.score_models(train, fold_of / 2, digits)", "fold_of is float64 (3, 40); allowed: integers"),
+    model(
+        "memlib.score_models(train, fold_of - 1, digits.subset(range(40)))",
+        "fold_of of repeat 0 has not all folds 0..2, or others; allowed: these",
+    ),
+    model(
+        "memlib.score_models(train, np.stack([fold_of[0], fold_of[1] % 2]), digits.subset(range(40)))",
+        "fold_of of repeat 1 has not all folds 0..3, or others; allowed: these",
+    ),
     model(
         "memlib.score_models([[train] * 3] * 3, fold_of, digits.subset(range(40)))",
         "models are [3, 3, 3] by repeat; allowed: [4, 4, 4], as fold_of has folds",
@@ -141,8 +162,16 @@ MODELS = [
         "prior is over the shape (), and the encoder's latents have the shape (2,); allowed: the same",
     ),
     model(
-        "memlib.LatentModel(decode, decode).log_prob(digits)",
-        "prior is None, and latents of the encoder's Bernoulli have the support Boolean(); allowed: a prior",
+        "memlib.LatentModel(lambda x: LogNormal(torch.zeros(len(x), 2), 1), decode).log_prob(digits)",
+        "prior is None, and latents of the encoder's LogNormal have the support GreaterThan(lower_bound=0.0",
+    ),
+    model(
+        "memlib.LatentModel(lambda x: Normal(torch.zeros(2), 1), decode).log_prob(digits)",
+        "the encoder returned a Normal with batch shape (2,) and event shape () for 297 inputs; allowed: a b",
+    ),
+    model(
+        "memlib.LatentModel(lambda x: Normal(encode(x).mean.half(), 1), decode).log_prob(digits)",
+        "log_prob of the prior returned torch.float16; allowed: floating point of 32 bits or more",
     ),
     model(
         "memlib.LatentModel(decode, decode, prior=Normal(torch.zeros(1, 32, 32), 1)).log_prob(digits)",

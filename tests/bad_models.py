@@ -177,4 +177,8 @@ MODELS = [
         "memlib.LatentModel(decode, decode, prior=Normal(torch.zeros(1, 32, 32), 1)).log_prob(digits)",
         "prior is a Normal, which is continuous, and the encoder's Bernoulli is discrete; allowed: both",
     ),
+    model(
+        'memlib.models.build_vae("mlp", "bernoulli", channels=1, latent_dim=2).encoder(torch.ones(9, 2304))',
+        "images have 2304 values; allowed: 1024, as the models are of 1 x 32 x 32",
+    ),
 ]

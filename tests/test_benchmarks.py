@@ -40,41 +40,28 @@ def setting(count, epochs=1):
     return images, workload.setting(images, epochs)
 
 
-def test_loss_and_gradient_equal_those_of_memlib_at_equal_noise():
-    images, experiment = setting(64)
-    vae = workload.models(experiment, 0)[0]
-    network, ensemble = reference.Network.like(vae), Ensemble.stack([vae])
-    noise = torch.Generator().manual_seed(0)
-    y = perturbed(vae.likelihood, torch.tensor(images.images).flatten(1), noise)
-    eps = torch.randn(64, experiment.latent_dim, generator=noise)
+def test_loss_gradient_and_log_p_of_the_reference_are_those_of_memlib_at_equal_noise():
+    images, experiment = setting(6)
+    vaes = [vae.double() for vae in workload.models(experiment, 0)]
+    networks = [reference.Network.like(vae).double() for vae in vaes]
+    ensemble, x, E, S = Ensemble.stack(vaes), torch.tensor(images.images), len(vaes), 20
+    noise, again = (experiment.torch_stream(Stream.SCORING_NOISE, 0) for _ in range(2))
+    y = perturbed(vaes[0].likelihood, x.flatten(1).expand(E, -1, -1), noise, torch.float64)
+    eps = draws(torch.randn, (E, len(x), S, experiment.latent_dim), noise, torch.float64).transpose(1, 2)
 
-    theirs, ours = reference.loss(network, y, eps), negative_elbo(ensemble, y[None], eps[None]).sum()
-    theirs.backward()
-    ours.backward()
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
-    for name, p in network.named_parameters():
-        own = ensemble.params[name].grad[0]
-        torch.testing.assert_close(own if own.shape == p.shape else own.mT, p.grad, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.float64, 1e-9)])
-def test_log_p_equals_that_of_memlib_at_equal_noise(dtype, tolerance):
-    images, experiment = setting(12)
-    vaes = [vae.to(dtype) for vae in workload.models(experiment, 0)]
-    networks = [reference.Network(experiment.latent_dim).to(dtype) for _ in vaes]
-    for network, vae in zip(networks, vaes, strict=True):
-        network.load_state_dict(vae.state_dict())
-    x, E, S = torch.tensor(images.images), len(vaes), 150
-
-    def stream():
-        return experiment.torch_stream(Stream.SCORING_NOISE, 0)
-
-    scored = score_images(Ensemble.stack(vaes), x, S, [stream()]).log_px
-    noise = stream()
-    y = perturbed(vaes[0].likelihood, x.flatten(1).expand(E, -1, -1), noise, dtype)
-    eps = draws(torch.randn, (E, len(x), S, experiment.latent_dim), noise, dtype).transpose(1, 2)
+    scored = score_images(ensemble, x, S, [again]).log_px
     plain = torch.stack([reference.log_px(*each) for each in zip(networks, y, eps, strict=True)])
-    assert (scored - plain).abs().mean() < tolerance
+    torch.testing.assert_close(scored, plain, rtol=1e-9, atol=0)
+
+    ours = negative_elbo(ensemble, y, eps[:, 0]).sum(1)
+    ours.sum().backward()
+    for e, network in enumerate(networks):
+        theirs = reference.loss(network, y[e], eps[e, 0])
+        theirs.backward()
+        torch.testing.assert_close(ours[e], theirs, rtol=1e-9, atol=0)
+        for name, p in network.named_parameters():
+            own = ensemble.params[name].grad[e]
+            torch.testing.assert_close(own if own.shape == p.shape else own.mT, p.grad, rtol=1e-6, atol=1e-9)
 
 
 def test_scores_with_own_noise_agree_within_the_noise():
@@ -91,8 +78,8 @@ def test_scores_with_own_noise_agree_within_the_noise():
 
 
 def test_the_reference_learns_as_fast_as_memlib():
-    """Two epochs of 1200 images from equal weights; order and noise differ."""
-    images, experiment = setting(2000, epochs=2)
+    """Two epochs of 480 images from equal weights; order and noise differ."""
+    images, experiment = setting(600, epochs=2)
     torch.manual_seed(0)
     network = reference.Network.like(workload.models(experiment, 0)[0])
     members = workload.training_sets(experiment, len(images), 0)[0]
@@ -137,37 +124,27 @@ def test_rounds_are_interleaved_so_that_a_slower_machine_leaves_ratios_alone():
     assert measure.spread(ratios) == (3, 3, 3)
 
 
-def test_functions_side_by_side_live_in_processes_of_their_own():
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_functions_side_by_side_live_in_processes_of_their_own(count):
     def make():
-        calls = []
+        seen = []
+        return lambda: seen.append(os.getpid()) or seen
 
-        def function():
-            calls.append(os.getpid())
-            return calls
-
-        return function
-
-    call = measure.side_by_side([make, make])
+    call = measure.side_by_side([make] * count)
     call()
-    first, second = call()
-    assert first[0] == first[1] != second[0] == second[1]
-    assert os.getpid() not in first + second
-
-
-def test_spread_is_the_median_and_the_range():
-    assert measure.spread([3.0, 1.0, 8.0]) == (3.0, 1.0, 8.0)
-    assert str(measure.spread([2.0, 2.5])) == "2.25 (2-2.5)"
+    found = call()
+    assert all(len(seen) == 2 and len(set(seen)) == 1 for seen in found), "set up once"
+    processes = {seen[0] for seen in found}
+    assert len(processes) == count and (os.getpid() in processes) == (count == 1)
 
 
 def test_peak_memory_sees_what_is_freed_before_the_end():
-    device = torch.device("cpu")
-
     def call():
         ones = torch.ones(2**24)
         time.sleep(0.5)  # several readings, however busy the machine
         return ones.sum().item()
 
-    result, peak = measure.peak_memory(call, device)
+    result, peak = measure.peak_memory(call, torch.device("cpu"))
     assert result == 2**24
     assert 60 * 2**20 < peak < 200 * 2**20
 
@@ -178,14 +155,16 @@ def test_fastest_takes_the_least_time():
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Few samples and steps; nothing is compiled, which takes longer than all the rest."""
-    for name, values in (("MODELS", (1, 2)), ("SAMPLES", (4, 8)), ("EPOCHS", (1, 2))):
+    """Few samples and steps; nothing is compiled or watched, which takes longer than all the rest."""
+    for name, values in (("MODELS", (1, 2)), ("SAMPLES", (4, 8)), ("EPOCHS", (1, 2)), ("WARM_UP", 1)):
         monkeypatch.setattr(scaling, name, values)
     monkeypatch.setattr(scaling, "BASE", scaling.Size(models=2, images=0, samples=8, epochs=1))
     monkeypatch.setattr(score, "SAMPLES", 8)
     monkeypatch.setattr(score, "TRAINING_STEPS", 1)
     monkeypatch.setattr(score, "TRAINING_IMAGES", 100)
     monkeypatch.setattr(memlib.scoring, "compiled_log_prob", lambda likelihood: likelihood.log_prob)
+    for script in (measure, mifid):
+        monkeypatch.setattr(script, "peak_memory", lambda function, device: (function(), 2**20))
     with one_thread():  # on which no processes are started
         yield
 
@@ -212,40 +191,15 @@ def test_a_tiny_run_prints_its_table(script, rows, tiny):
     assert "nan" not in printed.output
 
 
-@pytest.mark.parametrize("script", [train, score, scaling])
-def test_help_lists_the_options(script):
-    printed = CliRunner().invoke(script.main, ["--help"])
-    assert printed.exit_code == 0
-    for option in ("--device", "--precision", "--rounds", "--images", "--json"):
-        assert option in printed.output
-
-
-def test_a_precision_that_the_device_has_not_is_refused():
-    printed = CliRunner().invoke(train.main, ["--device", "cpu", "--precision", "tf32"])
-    assert printed.exit_code == 2
-    assert "tf32" in printed.output
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_what_waits_for_a_gpu_says_that_there_is_none(tmp_path):
-    printed = CliRunner().invoke(on_gpu.main, ["--out", str(tmp_path / "out")])
-    assert printed.exit_code == 2
-    assert "PyTorch sees no GPU" in printed.output
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_small_experiment_of_both_devices_has_its_headline(tmp_path):
-    tiny = memlib.variant("digits-lr3", num_images=30, epochs=1, folds=3, repeats=2, num_samples=2)
+    tiny = memlib.variant("digits-lr3", num_images=30, epochs=1, folds=3, repeats=1, num_samples=2)
     found = on_gpu.headline(memlib.run(tiny, tmp_path, progress=False))
-    assert set(found) == {"median M", "0.95 quantile of M", "gap", "training loss", "test loss"}
-    assert all(np.isfinite(list(found.values())))
+    assert len(found) == 5 and all(np.isfinite(list(found.values())))
 
 
-def test_the_ways_to_compute_mifid_agree_in_a_tiny_run(tmp_path):
+def test_the_ways_to_compute_mifid_agree_in_a_tiny_run(tmp_path, tiny):
     path = tmp_path / "mifid.json"
-    result = CliRunner().invoke(mifid.main, ["--images", "40", "--features", "5", "--out", str(path)])
-    assert result.exit_code == 0, result.output
+    arguments = ["--images", "40", "--features", "5", "--rounds", "1", "--out", str(path)]
+    CliRunner().invoke(mifid.main, arguments, catch_exceptions=False)
     fid, near = json.loads(path.read_text())["tables"]
     assert all(float(row[-1]) < 1e-6 for row in [*fid["rows"], *near["rows"]])
-    refused = CliRunner().invoke(mifid.main, ["--images", "5", "--features", "5"])
-    assert refused.exit_code == 2 and "images is 5, features 5; allowed: more images" in refused.output

@@ -258,6 +258,9 @@ def test_probability_zero_is_shown_as_it_is(result, images):
     assert len(shown(page)) == 60 and "nan" not in page.text
     assert all("nan" not in str(svg) for svg in page.select("svg"))
     assert "log p(x): U" not in menus  # no quantiles of infinite values
+    M = memorization(zero).M[-1].values  # NaN for three, and quantiles of the others
+    upper = matching(page, "Score M", "upper half", menus)
+    assert sorted(upper) == list(np.flatnonzero(M > np.nanmedian(M)))
     assert "not defined" in page.select_one('.tile:has(input[value="0"]) .detail').text
 
 

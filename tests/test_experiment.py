@@ -1,18 +1,16 @@
 """Specifications, random streams, and the images that they name; what is refused is in bad_inputs.py."""
 
 import dataclasses
-from functools import lru_cache
 
 import pytest
 import torch
+from PIL import Image
 from vaes import write_pictures
 
 from memlib.device import choose_device
-from memlib.experiment import EXPERIMENTS, Experiment, Stream, variant
+from memlib.experiment import EXPERIMENTS, Stream, variant
 
-TINY = variant(
-    "digits-lr3", num_images=31, epochs=3, score_every=2, folds=3, repeats=2, num_samples=4, batch_size=8
-)
+TINY = variant("digits-lr3", epochs=3, score_every=2, folds=3, repeats=2)
 
 
 @pytest.mark.parametrize(
@@ -32,38 +30,8 @@ def test_registry_has_the_papers_settings(name, settings):
     assert (e.rescoring, e.noise, e.precision) == (1, "paired", "float32")  # noise is not the paper's
 
 
-def test_small_experiments_score_again_with_shared_noise():
-    for name in ("digits-lr3", "digits-lr4", "patches"):
-        e = EXPERIMENTS[name]
-        assert (e.noise, e.num_samples, e.rescoring, e.most_samples) == ("paired", 128, 2, 256)
-    assert variant("digits-lr3", num_samples=7, rescoring=1).most_samples == 7
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"rescoring": 0}, "rescoring is 0; allowed: 1 or more"),
-        ({"rescoring": 1.5}, r"rescoring is 1.5 \(float\); allowed: int"),
-        ({"noise": "shared"}, "noise is 'shared'; allowed: paper, paired"),
-    ],
-)
-def test_other_ways_to_score_are_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        variant("digits-lr3", **changes)
-
-
-def test_none_leaves_a_field_of_a_variant_as_it_is_and_is_no_value():
+def test_none_leaves_a_field_of_a_variant_as_it_is():
     assert variant("mnist-lr4", learning_rate=None, epochs=3) == variant("mnist-lr4", epochs=3)
-    with pytest.raises(ValueError, match="unknown field 'epoch'"):
-        variant("mnist-lr4", epoch=None)
-    with pytest.raises(ValueError, match=r"noise is None \(NoneType\); allowed: str"):
-        Experiment(noise=None)
-
-
-@pytest.mark.parametrize("name", ["tpu", "cuda0", "gpu", "cuda:x", "cuda:", "cuda:-1", "cpu:1"])
-def test_unknown_device_is_named(name):
-    with pytest.raises(ValueError, match=f"device is '{name}'; allowed: cpu, cuda, cuda:N"):
-        choose_device(name)
 
 
 def test_a_gpu_that_is_not_there_is_named(monkeypatch):
@@ -92,7 +60,7 @@ def test_streams_differ_by_purpose_and_repeat_and_not_by_other_settings():
     assert tuple(other.stream(Stream.FOLDS, 1).integers(2**62, size=2)) == draws[Stream.FOLDS, 1]
 
 
-def test_images_of_a_rewritten_folder_are_read_again_and_fixed_sets_are_not(tmp_path, monkeypatch):
+def test_images_of_a_rewritten_folder_are_read_again_and_fixed_sets_are_not(tmp_path):
     mine = variant("patches", images=f"folder:{tmp_path}")
     write_pictures(tmp_path, seed=0)
     before = mine.load_images()
@@ -102,7 +70,13 @@ def test_images_of_a_rewritten_folder_are_read_again_and_fixed_sets_are_not(tmp_
 
 
 def test_images_of_another_data_folder_are_read_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr("memlib.experiment._load_once", lru_cache(lambda name, split, root: root))
-    for name in ("one", "two", "one"):
-        monkeypatch.setenv("MEMLIB_DATA", str(tmp_path / name))
-        assert variant("mnist-lr3").load_validation() == tmp_path / name
+    for level in (1, 2):
+        folder = tmp_path / str(level) / "celeba"
+        (folder / "img_align_celeba").mkdir(parents=True)
+        for face in ("train", "valid", "test"):
+            Image.new("RGB", (178, 218), (level,) * 3).save(folder / "img_align_celeba" / face, "PNG")
+        (folder / "list_eval_partition.txt").write_text("train 0\nvalid 1\ntest 2\n")
+    for level in (1, 2, 1):
+        monkeypatch.setenv("MEMLIB_DATA", str(tmp_path / str(level)))
+        validation = variant("celeba").load_validation()
+        assert (validation.images == level).all() and validation.split == "valid"

@@ -19,14 +19,6 @@ def test_losses_start_at_the_first_epoch():
     assert [line.get_linestyle() for line in axes.lines] == ["-", "--"]
 
 
-def test_losses_of_two_models_differ_in_color():
-    curves = {"1e-3": np.arange(4.0), "1e-4": np.arange(3.0)}
-    axes = figures.losses(curves, curves, first_epoch=1).axes[0]
-    assert legend(axes) == ["1e-3, train", "1e-3, test", "1e-4, train", "1e-4, test"]
-    assert [line.get_color() for line in axes.lines] == [BLUE, BLUE, RED, RED]
-    assert [len(line.get_xdata()) for line in axes.lines] == [4, 4, 3, 3]
-
-
 def test_quantile_curves_are_the_quantiles():
     scores = RNG.normal(size=(3, 500))
     axes = figures.quantile_curves([5, 10, 15], {"a": scores, "b": 2 * scores}, levels=(0.5, 0.9)).axes[0]
@@ -34,29 +26,13 @@ def test_quantile_curves_are_the_quantiles():
     for line, curve in zip(axes.lines, expected, strict=True):
         np.testing.assert_allclose(line.get_xydata(), np.column_stack([[5, 10, 15], curve]))
     assert legend(axes) == ["a, 0.5 quantile", "a, 0.9 quantile", "b, 0.5 quantile", "b, 0.9 quantile"]
+    assert [line.get_color() for line in axes.lines] == [BLUE, BLUE, RED, RED]  # by model
     few, enough = (legend(figures.quantile_curves([1], [np.arange(n)]).axes[0]) for n in (999, 1000))
     assert few == ["0.95 quantile", "0.999 quantile of only 999"]
     assert enough == ["0.95 quantile", "0.999 quantile"]
 
 
-@pytest.mark.parametrize(
-    ("draw", "least"),
-    [
-        (lambda x: figures.quantile_curves([1], [x]), 20),
-        (figures.fit_johnson_su, 20),
-        (figures.score_density, 20),
-        (lambda x: figures.score_density(x, quantile=0.99), 100),
-        (lambda x: figures.score_density({"a": np.append(x, x), "b": x}, quantile=0.01), 100),
-    ],
-)
-def test_distributions_of_too_few_scores_are_refused(draw, least):
-    x = RNG.normal(size=least)
-    assert draw(x)
-    with pytest.raises(ValueError, match=rf"M must have at least {least} observations.*, got {least - 1}"):
-        draw(x[1:])
-
-
-@pytest.mark.parametrize("truth", [(0, 1, 0, 1), (-1, 1.2, 4, 3), (-0.5, 0.8, -20, 100)])
+@pytest.mark.parametrize("truth", [(0, 1, 0, 1), (-0.5, 0.8, -20, 100)])
 def test_johnson_su_fit_finds_the_distribution(truth):
     x = johnsonsu.rvs(*truth, size=4000, random_state=1)
     fit = figures.fit_johnson_su(x)
@@ -66,9 +42,10 @@ def test_johnson_su_fit_finds_the_distribution(truth):
 
 
 def test_johnson_su_fit_moves_with_the_unit():
-    x = johnsonsu.rvs(-1, 1.2, size=300, random_state=1)
-    fit, moved = figures.fit_johnson_su(x), figures.fit_johnson_su(1000 * x - 50)
-    np.testing.assert_allclose(moved, (fit.a, fit.b, 1000 * fit.loc - 50, 1000 * fit.scale), rtol=1e-6)
+    # in steps of a power of two both units are exact, or rounding would lead the search elsewhere
+    x = np.round(1024 * johnsonsu.rvs(-1, 1.2, size=300, random_state=1)) / 1024
+    fit, moved = figures.fit_johnson_su(x), figures.fit_johnson_su(1024 * x - 50)
+    np.testing.assert_allclose(moved, (fit.a, fit.b, 1024 * fit.loc - 50, 1024 * fit.scale), rtol=1e-9)
 
 
 def test_score_density_draws_histogram_fit_and_quantile():
@@ -79,9 +56,8 @@ def test_score_density_draws_histogram_fit_and_quantile():
     assert (heights * np.diff(edges)).sum() == pytest.approx(inside) and inside < 1
     np.testing.assert_allclose(heights, np.histogram(scores, edges)[0] / 3000 / np.diff(edges))
     curve, line = axes.lines
-    np.testing.assert_allclose(
-        curve.get_ydata(), johnsonsu.pdf(curve.get_xdata(), *figures.fit_johnson_su(scores))
-    )
+    expected = johnsonsu.pdf(curve.get_xdata(), *figures.fit_johnson_su(scores))
+    np.testing.assert_allclose(curve.get_ydata(), expected)
     assert line.get_xdata()[0] == np.quantile(scores, 0.9) and line.get_linestyle() == "--"
     assert axes.get_xlim() == (-15, 35) and axes.get_xlabel() == "$M$ (nats)"
     assert legend(axes)[2] == f"0.9 quantile: {np.quantile(scores, 0.9):.3g}"

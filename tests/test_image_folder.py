@@ -1,4 +1,4 @@
-"""Folders of images, as `load_images` reads them."""
+"""Folders of images, as `load_images` reads them; what is refused is in bad_inputs.py."""
 
 from pathlib import Path
 
@@ -33,7 +33,6 @@ def test_class_folders_are_split_once_and_for_all(tmp_path):
         np.testing.assert_array_equal(images.labels, images.index // 10)
         np.testing.assert_array_equal(images.images[:, 0, 0, 0], images.index % 10)
         np.testing.assert_array_equal(images.images[:, 1, 9, 9], 200 - 100 * images.labels)
-    assert load_images(f"folder:{tmp_path}").sha256 == train.sha256
 
 
 def test_train_and_test_folders_are_the_splits(tmp_path):
@@ -45,16 +44,11 @@ def test_train_and_test_folders_are_the_splits(tmp_path):
     train, valid, test = (load_images(name, split) for split in ("train", "valid", "test"))
     np.testing.assert_array_equal(train.images[:, :, 0, 0], [[k, j, 3] for j in range(2) for k in range(3)])
     np.testing.assert_array_equal(test.images[:, :, 0, 0], [[k, j, 2] for j in range(2) for k in range(2)])
-    assert valid.sha256 == test.sha256  # no test folder: valid stands in for it
     np.testing.assert_array_equal(test.index, np.arange(4))
-
-    save(tmp_path / "test" / "cat" / "0.png", (7, 7, 7))
-    with pytest.raises(ValueError, match=r"classes differ: \('cat', 'dog'\) in .*, \('cat',\) in .*test"):
-        load_images(name)
-    save(tmp_path / "test" / "dog" / "0.png", (8, 8, 8))
+    assert valid.sha256 == test.sha256  # no test folder: valid stands in for it
+    for k, part in enumerate(("cat", "dog")):
+        save(tmp_path / "test" / part / "0.png", (7 + k, 0, 0))
     np.testing.assert_array_equal(load_images(name, "test").images[:, 0, 0, 0], [7, 8])
-    with pytest.raises(ValueError, match=r"unknown split of .*'holdout'; allowed: train, valid, test"):
-        load_images(name, "holdout")
 
 
 def test_images_without_class_folders_are_one_class(tmp_path):
@@ -82,23 +76,21 @@ def test_gray_in_every_mode_and_color_if_any_split_has_it(tmp_path):
     save(train / "a1.png", 1, mode="1")
     save(train / "b8.png", 200, mode="L")
     save(train / "c8a.png", (200, 0), mode="LA")
-    Image.fromarray(np.full((32, 32), 200 * 257, np.uint16)).save(train / "d16.png")
+    Image.fromarray(np.full((32, 32), round(19.7 * 257), np.uint16)).save(train / "d16.png")
     save(tmp_path / "test" / "gray.png", 7, mode="L")
     images = load_images(f"folder:{tmp_path}")
     assert images.channels == 1
-    np.testing.assert_array_equal(images.images[:, 0, 5, 5], [255, 200, 200, 200])
+    np.testing.assert_array_equal(images.images[:, 0, 5, 5], [255, 200, 200, 20])
 
     save(tmp_path / "test" / "red.png", (255, 0, 0))
     images = load_images(f"folder:{tmp_path}")
-    np.testing.assert_array_equal(images.images[:, :, 5, 5], [[v] * 3 for v in (255, 200, 200, 200)])
+    np.testing.assert_array_equal(images.images[:, :, 5, 5], [[v] * 3 for v in (255, 200, 200, 20)])
     test = load_images(f"folder:{tmp_path}", "test")
     np.testing.assert_array_equal(test.images[:, :, 5, 5], [[7, 7, 7], [255, 0, 0]])
 
 
 @pytest.mark.parametrize(
-    ("size", "side"),
-    [((w, h), 32) for w, h in ((32, 32), (64, 48), (41, 100), (7, 20), (500, 33), (35, 32))]
-    + [((64, 64), 64), ((64, 48), 48), ((41, 100), 65), ((7, 20), 1)],
+    ("size", "side"), [((64, 48), 32), ((41, 100), 32), ((7, 20), 32), ((35, 32), 32), ((41, 100), 65)]
 )
 def test_resizing_is_torchvisions_resize_and_center_crop(size, side, tmp_path):
     pixels = np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), np.uint8)
@@ -107,10 +99,8 @@ def test_resizing_is_torchvisions_resize_and_center_crop(size, side, tmp_path):
         Image.fromarray(pixels).save(tmp_path / part / "0.png")
     fit = transforms.Compose([transforms.Resize(side), transforms.CenterCrop(side)])
     expected = np.asarray(fit(Image.fromarray(pixels))).transpose(2, 0, 1)
-    images = load_images(f"folder:{tmp_path}", size=side).images
-    np.testing.assert_array_equal(images, expected[None])
-    if side == 32:
-        np.testing.assert_array_equal(load_images(f"folder:{tmp_path}").images, images)
+    options = {} if side == 32 else {"size": side}
+    np.testing.assert_array_equal(load_images(f"folder:{tmp_path}", **options).images, expected[None])
 
 
 def test_orientation_of_photographs_is_applied(tmp_path):
@@ -129,29 +119,11 @@ def test_unreadable_files_are_named_and_counted(tmp_path):
         save(tmp_path / "train" / f"bad{k:02d}.png", (k, 0, 0)).write_bytes(b"not an image")
     cut = save(tmp_path / "train" / "cut.jpg", (9, 9, 9), (200, 200))
     cut.write_bytes(cut.read_bytes()[:700])
-    save(tmp_path / "test" / "float.tif", 0.5, mode="F")
-    save(tmp_path / "train" / "good.png", (1, 1, 1))
+    for part in ("train", "test"):
+        save(tmp_path / part / "good.png", (1, 1, 1))
     with pytest.raises(ValueError, match="13 of 14 images unreadable") as caught:
         load_images(f"folder:{tmp_path}")
     message = str(caught.value)
     assert all(str(tmp_path / "train" / f"bad{k:02d}.png") in message for k in range(10))
     assert "bad10" not in message and "good.png" not in message
     assert message.endswith("and 3 more")
-    with pytest.raises(ValueError, match=r"1 of 1 images unreadable:\s.*float.tif: floating-point"):
-        load_images(f"folder:{tmp_path}", "test")
-
-
-def test_folders_without_images(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere is not a folder"):
-        load_images(f"folder:{tmp_path / 'nowhere'}")
-    with pytest.raises(FileNotFoundError, match=f"no image in {tmp_path}: expected any of .jpg"):
-        load_images(f"folder:{tmp_path}")
-    file = save(tmp_path / "cat" / "0.png", 0)
-    with pytest.raises(FileNotFoundError, match=r"0\.png is not a folder"):
-        load_images(f"folder:{file}")
-    with pytest.raises(ValueError, match="holds one image"):
-        load_images(f"folder:{tmp_path}")
-    (tmp_path / "dog").mkdir()
-    (tmp_path / "dog" / "notes.txt").touch()
-    with pytest.raises(FileNotFoundError, match=f"no image in {tmp_path / 'dog'}: "):
-        load_images(f"folder:{tmp_path}")

@@ -36,7 +36,10 @@ def problems(folder):
     return [problem for _, problem in verify(folder.parent) if problem]
 
 
-def test_listing_tells_what_is_finished_begun_and_running(folder):
+def test_listing_tells_what_is_finished_begun_and_running(finished, folder):
+    """A checkpoint of a finished repeat, which a killed process left, does not count as a beginning."""
+    record = {"request": json.loads(finished.request), "run": {}}
+    store.write(store.checkpoint_path(folder, 1, 1), {}, record)
     with store.claim(store.member_path(folder, 2)):
         (stored,) = list_results(folder.parent)
     assert (stored.folder, stored.finished, stored.repeats) == (folder, [None, 0, 1], 2)

@@ -36,7 +36,10 @@ def problems(folder):
     return [problem for _, problem in verify(folder.parent) if problem]
 
 
-def test_listing_tells_what_is_finished_begun_and_running(folder):
+def test_listing_tells_what_is_finished_begun_and_running(finished, folder):
+    """A checkpoint of a finished repeat, which a killed process left, does not count as a beginning."""
+    record = {"request": json.loads(finished.request), "run": {}}
+    store.write(store.checkpoint_path(folder, 1, 1), {}, record)
     with store.claim(store.member_path(folder, 2)):
         (stored,) = list_results(folder.parent)
     assert (stored.folder, stored.finished, stored.repeats) == (folder, [None, 0, 1], 2)
@@ -86,38 +89,23 @@ def test_a_run_is_listed_before_it_has_any_file(tmp_path):
     assert stored.request == {"images": "digits", "epochs": 3} and stored.images == "digits"
 
 
-def test_a_whole_store_has_no_problems(folder):
-    assert [path.name for path, _ in verify(folder.parent)] == [
-        "full.npz",
-        "repeat-000.npz",
-        "repeat-001.npz",
-        "repeat-002-epoch-000001.npz",
-    ]
-    assert problems(folder) == []
+def test_every_file_is_read_whole(folder):
+    names = ["full.npz", "repeat-000.npz", "repeat-001.npz", "repeat-002-epoch-000001.npz"]
+    assert [(path.name, problem) for path, problem in verify(folder.parent)] == [(n, "") for n in names]
+    for path, _ in verify(folder.parent):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 3] ^= 1
+        path.write_bytes(content)
+    assert all(f"{n} is damaged" in problem for n, problem in zip(names, problems(folder), strict=True))
 
 
-@pytest.mark.parametrize("name", ["full.npz", "repeat-001.npz", "checkpoints/repeat-002-epoch-000001.npz"])
-def test_altered_arrays_are_found(folder, name):
-    path = folder / name
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 1
-    path.write_bytes(content)
-    (problem,) = problems(folder)
-    assert problem.startswith(f"{path} is damaged")
-
-
-def test_files_in_the_wrong_place_are_found(folder):
+def test_files_in_the_wrong_place_or_of_another_version_are_found(folder, monkeypatch):
     folder.rename(folder.with_name("digits-000000000000"))
-    wrong = problems(folder)
-    assert len(wrong) == 4
-    assert all("does not belong into digits-000000000000: it answers another request" in w for w in wrong)
-
-
-def test_files_of_another_version_are_found(folder, monkeypatch):
+    misplaced = "does not belong into digits-000000000000: it answers another request"
+    assert [misplaced in problem for problem in problems(folder)] == [True] * 4
     monkeypatch.setattr(store, "RESULT_VERSION", store.RESULT_VERSION + 1)
-    wrong = problems(folder)
-    assert len(wrong) == 4
-    assert all(f"has version {store.RESULT_VERSION - 1}; this memlib reads" in w for w in wrong)
+    old = f"has version {store.RESULT_VERSION - 1}; this memlib reads"
+    assert [old in problem for problem in problems(folder)] == [True] * 4
 
 
 def test_arrays_that_do_not_fit_the_request_are_found(folder):
@@ -136,11 +124,3 @@ def test_what_a_killed_process_left_is_named(folder):
     assert problems(folder) == [
         f"{part} was left by a process that was killed; the next run of its repeat deletes it"
     ]
-
-
-def test_a_run_refuses_what_verify_finds(folder):
-    store.member_path(folder, 1).write_bytes(b"")
-    with pytest.raises(store.StoreError, match=r"repeat-001\.npz is damaged"):
-        run(SMALL, folder.parent, progress=False)
-    store.member_path(folder, 1).unlink()
-    assert run(SMALL, folder.parent, progress=False).sizes["repeat"] == 2

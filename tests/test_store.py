@@ -1,21 +1,17 @@
 """What is written comes back, and what does not fit is refused."""
 
 import errno
-import io
 import json
-import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from memlib import store
 
 REQUEST = {"images": "digits", "epochs": 3, "learning_rate": 1e-3}
-
-
 DTYPES = st.sampled_from(["f4", "f8", "i8", "u1", "?", "<U9", ">i2"])
 STORED = st.dictionaries(
     st.from_regex(r"[a-z_]+(\.[a-z0-9_.]+)?", fullmatch=True).filter(lambda name: name != store.RECORD),
@@ -24,12 +20,12 @@ STORED = st.dictionaries(
 )
 
 
-@given(STORED, st.integers(0, 99), st.text())
-def test_what_is_written_comes_back(tmp_path_factory, written, epochs, remark):
+@settings(max_examples=30)
+@given(STORED, st.text())
+def test_what_is_written_comes_back(tmp_path_factory, written, remark):
     path = tmp_path_factory.mktemp("store") / "full.npz"
-    request = REQUEST | {"epochs": epochs}
-    store.write(path, written, {"request": request, "run": {"remark": remark}})
-    loaded, record = store.read(path, request)
+    store.write(path, written, {"request": REQUEST, "run": {"remark": remark}})
+    loaded, record = store.read(path, REQUEST)
     assert loaded.keys() == written.keys() and record["run"] == {"remark": remark}
     for name, array in written.items():
         np.testing.assert_array_equal(loaded[name], array, strict=True)
@@ -44,78 +40,42 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("other", "message"),
     [
-        ({"epochs": 4}, "epochs is 3 there and 4 in the request"),
-        ({"learning_rate": 1e-4}, "learning_rate is 0.001 there and 0.0001 in the request"),
-        ({"seed": 1}, "seed is None there and 1 in the request"),
+        (REQUEST | {"seed": 1}, "seed is None there and 1 in the request"),
+        ({"images": "digits", "epochs": 3}, "learning_rate is 0.001 there and None in the request"),
     ],
 )
-def test_answer_to_another_request_is_refused_and_kept(path, change, message):
+def test_a_request_with_a_field_more_or_less_is_another_one(path, other, message):
     with pytest.raises(store.StoreError, match=message):
-        store.read(path, REQUEST | change)
-    assert store.read(path, REQUEST)
+        store.read(path, other)
 
 
-@pytest.mark.parametrize("mask", [0x01, 0xFF])
-@pytest.mark.parametrize("start", range(7))
-def test_an_altered_file_is_refused_unless_it_gives_the_very_same_arrays(path, start, mask):
-    written = {"log_px": np.arange(40.0), "n": np.array(3), "ess": np.ones((3, 4), np.float32)}
+def test_an_altered_file_is_refused_unless_it_gives_the_very_same_arrays(path):
+    """Every byte is altered, in one bit or in all."""
+    written = {"log_px": np.arange(4.0), "n": np.array(3)}
     store.write(path, written, {"request": REQUEST, "run": {}})
     content, refused = path.read_bytes(), 0
-    for place in range(start, len(content), 7):
+    for place in range(len(content)):
         altered = bytearray(content)
-        altered[place] ^= mask
+        altered[place] ^= (0x01, 0xFF)[place % 2]
         path.write_bytes(altered)
         try:
             arrays, _ = store.read(path, REQUEST)
-        except store.StoreError as error:
+        except store.DamagedError:
             refused += 1
-            assert "damaged" in str(error)
         else:
             assert arrays.keys() == written.keys()
             for name, array in arrays.items():
                 np.testing.assert_array_equal(array, written[name], strict=True)
-    assert refused > len(content) / 7 / 2
+    assert refused > len(content) / 2
 
 
-def rewrite(path, change):
-    """Write the members of a file again, each as `change` has it: a whole file with valid checksums."""
-    with zipfile.ZipFile(path) as file:
-        members = {name: file.read(name) for name in file.namelist()}
-    with zipfile.ZipFile(path, "w") as file:
-        for name, content in members.items():
-            file.writestr(*change(name, content))
-
-
-def test_arrays_under_other_names_are_refused(path):
-    rewrite(path, lambda name, content: (name.replace("log_px", "log_pz"), content))
-    with pytest.raises(store.StoreError, match=r"damaged \(its arrays are log_pz instead of log_px\)"):
-        store.read(path, REQUEST)
-
-
-def test_other_numbers_in_a_file_that_is_whole_are_refused(path):
-    other = io.BytesIO()
-    np.save(other, np.arange(1000.0) + 1e-9)
-    rewrite(path, lambda name, content: (name, other.getvalue() if name == "log_px.npy" else content))
-    with pytest.raises(store.DamagedError, match="array log_px is not the one that was written"):
-        store.read(path, REQUEST)
-
-
-def test_files_from_before_checksums_are_read_and_older_ones_refused(path):
+def test_files_from_before_checksums_are_read(path):
     record = {"request": REQUEST, "run": {}, "arrays": ["log_px"]}
     np.savez(path, record=np.array(json.dumps(record)), log_px=np.arange(3.0))
     arrays, _ = store.read(path, REQUEST)
     assert arrays["log_px"].tolist() == [0, 1, 2]
-    np.savez(path, record=np.array(json.dumps({"request": REQUEST, "run": {}})), log_px=np.arange(3.0))
-    with pytest.raises(store.StoreError, match="was written by an earlier version of memlib"):
-        store.read(path, REQUEST)
-
-
-def test_a_file_under_the_name_of_another_repeat_is_refused(path):
-    path.rename(path.with_name("repeat-001.npz"))
-    with pytest.raises(store.StoreError, match=r"repeat-001.npz was written as repeat-000.npz; give it"):
-        store.read(path.with_name("repeat-001.npz"), REQUEST)
 
 
 def test_what_the_file_system_refuses_is_not_called_damage(path, monkeypatch):
@@ -124,17 +84,6 @@ def test_what_the_file_system_refuses_is_not_called_damage(path, monkeypatch):
 
     monkeypatch.setattr(store.zipfile, "ZipFile", refuse)
     with pytest.raises(PermissionError, match="Permission denied"):
-        store.read(path, REQUEST)
-    monkeypatch.undo()
-    with pytest.raises(IsADirectoryError):
-        store.read(path.parent, REQUEST)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_truncated_files_are_refused(path, share):
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(store.StoreError, match=r"repeat-000.npz is damaged .* delete it"):
         store.read(path, REQUEST)
 
 
@@ -207,13 +156,3 @@ def test_results_root_takes_argument_then_environment_then_checkout_then_cache(t
     assert store.results_root() == tmp_path / "cache" / "memlib" / "results"
     (package.parent / "_toc.yml").touch()
     assert store.results_root() == package.parent / "results"
-
-
-def test_a_results_root_that_is_a_file_is_named(tmp_path, monkeypatch):
-    file = tmp_path / "file"
-    file.touch()
-    with pytest.raises(store.StoreError, match=r"the results folder is '.*file', which is a file; "):
-        store.results_root(file)
-    monkeypatch.setenv("MEMLIB_RESULTS", str(file))
-    with pytest.raises(store.StoreError, match=r"MEMLIB_RESULTS is '.*file', which is a file; "):
-        store.results_root()

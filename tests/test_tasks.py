@@ -1,0 +1,106 @@
+"""What a repeat has of its models: the health of their scores, and where they diverge."""
+
+import dataclasses
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+import memlib
+from memlib.experiment import variant
+from memlib.pareto import khat_threshold
+from memlib.runs import run
+from memlib.tasks import Task
+
+TINY = variant(
+    "digits-lr3", num_images=31, epochs=3, score_every=2, folds=3, repeats=2, num_samples=4, batch_size=16
+)
+
+
+def test_the_health_of_the_scores_is_kept_by_repeat(tmp_path, monkeypatch):
+    """The worst k-hat of its models, how many samples all of them have, and how often each model fails.
+
+    A k-hat is too high by the samples behind it: the same one fails with 32 and not with 128.
+    """
+    original, scored = memlib.tasks.score_images, []
+    low, high = khat_threshold(32), khat_threshold(128)
+    samples = np.where(np.arange(31) % 2, 128, 32)
+
+    def spread(*args, **options):
+        assert options["paired"] and options["rescoring"] == 2
+        own = original(*args, **options)
+        khat = torch.rand(own.khat.shape, generator=torch.Generator().manual_seed(len(scored)))
+        own.num_samples[:] = torch.from_numpy(samples)
+        scored.append(own._replace(khat=low + (high - low) * (3 * khat - 1)))
+        return scored[-1]
+
+    monkeypatch.setattr("memlib.tasks.score_images", spread)
+    result = run(TINY, tmp_path, progress=False)
+    for i, own in enumerate(scored):
+        at = {"repeat": i // 2, "epoch": i % 2}
+        np.testing.assert_array_equal(result.log_px[at], own.log_px)
+        np.testing.assert_array_equal(result.ess[at], own.ess)
+        np.testing.assert_array_equal(result.khat[at], own.khat.amax(0))
+        np.testing.assert_array_equal(result.num_samples[at], samples)
+        share = (own.khat.numpy() > np.where(samples == 32, low, high)).mean(1)
+        np.testing.assert_allclose(result.failing[at], share, rtol=1e-6)
+    assert len(scored) == 4 and 0 < result.failing.min() and result.failing.max() < 1
+
+
+def break_repeat(monkeypatch, broken):
+    """Let one model of a repeat start with a parameter from which nothing finite follows."""
+    original = Task.ensemble
+
+    def ensemble(task, count, members):
+        model = original(task, count, members)
+        if broken in members:
+            with torch.no_grad():
+                model.params["decoder.trunk.4.bias"][members.index(broken) * count] = float("inf")
+        return model
+
+    monkeypatch.setattr(Task, "ensemble", ensemble)
+
+
+@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor(1)], ids=["here", "executor"])
+def test_a_repeat_that_diverges_stops_alone(tmp_path, monkeypatch, executor):
+    break_repeat(monkeypatch, 0)
+    expected = (
+        "digits: training diverged: repeat 1, epoch 1 at learning_rate 0.001: the loss of 1 of 3 models is "
+        f"not finite. A smaller learning_rate may help; everything else is stored in {tmp_path}"
+    )
+    with pytest.raises(FloatingPointError, match=re.escape(expected)):
+        run(TINY, tmp_path, executor, progress=False)
+    assert sorted(p.name for p in tmp_path.glob("*/*.npz")) == ["full.npz", "repeat-001.npz"]
+    monkeypatch.undo()
+    assert np.isfinite(run(TINY, tmp_path, progress=False).fold_loss).all()
+
+
+def test_a_repeat_that_diverges_leaves_those_stacked_with_it_alone(monkeypatch):
+    def trained():
+        task = Task(TINY, TINY.load_images(), torch.device("cpu"), lambda flop: None)
+        return task.train_repeats([0, 1])
+
+    sound = trained()
+    break_repeat(monkeypatch, 1)
+    first, second = trained()
+    assert not first.diverged and "epoch 1 at learning_rate 0.001" in second.diverged
+    for name, array in sound[0].arrays.items():
+        np.testing.assert_array_equal(first.arrays[name], array, err_msg=name)
+
+
+def test_a_score_that_is_not_a_number_stops_its_repeat_before_anything_is_stored(tmp_path, monkeypatch):
+    """Minus infinity is a score: of an image that a model gives no probability."""
+    original, spoilt = memlib.tasks.score_images, iter([-np.inf, np.nan, np.inf, 0, -np.inf, 0])
+
+    def spoiled(*args, **options):
+        scored = original(*args, **options)
+        scored.log_px[1, 5] += next(spoilt)
+        return scored
+
+    monkeypatch.setattr("memlib.tasks.score_images", spoiled)
+    told = "repeat 1, epoch 3 at .*: log_px is not a number; repeat 2, epoch 2 at .*: log_px is not a number"
+    with pytest.raises(FloatingPointError, match=told):
+        run(dataclasses.replace(TINY, repeats=3), tmp_path, progress=False)
+    assert sorted(p.name for p in tmp_path.glob("*/*.npz")) == ["full.npz", "repeat-002.npz"]

@@ -18,6 +18,7 @@ from memlib.training import Tick
 # Decoder outputs (E * B * S * D) held at once: in float32 1 MiB, half of one core's second-level cache.
 TILE = 2**18
 DEVICE_TILE = 2**27  # the same on a GPU: 512 MiB
+FEWEST_SAMPLES = 64  # of an image on a CPU, from which on it pays to leave out hidden units that are off
 BATCH = 512  # images of which noise is drawn at once, at most
 NOISE = 2**22  # latent noise (K * B * S * Z) of a repeat drawn at once; another value gives other scores
 
@@ -148,7 +149,8 @@ class _One:
 
     def __init__(self, vae: VAE, num_samples: int):
         self._vae, self._num_samples, self.likelihood = vae, num_samples, vae.likelihood
-        self._fast = PerceptronDecoder(vae.decoder) if PerceptronDecoder.takes(vae.decoder) else None
+        fast = num_samples >= FEWEST_SAMPLES and PerceptronDecoder.takes(vae.decoder)
+        self._fast = PerceptronDecoder(vae.decoder) if fast else None
 
     def encode(self, y: Tensor) -> tuple[Tensor, ...]:
         return tuple(t[None].to(y.dtype) for t in self._vae.encoder(y[0]))

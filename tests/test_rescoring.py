@@ -105,18 +105,20 @@ def scored_by_hand(model, images, noise, paired, failing, extra):
 
 
 @pytest.mark.parametrize(
-    ("kind", "paired", "together"),
+    ("kind", "paired", "way"),
     [
-        (SMALL, True, False),
-        (("mlp", "gaussian-scalar", 1), False, False),
-        (("conv", "gaussian", 3), True, True),
+        (SMALL, True, "without hidden units that are off"),
+        (SMALL, True, "one by one"),
+        (("mlp", "gaussian-scalar", 1), False, "one by one"),
+        (("conv", "gaussian", 3), True, "together"),
     ],
 )
 def test_images_that_fail_get_a_plain_estimate_from_more_samples_and_the_others_keep_theirs(
-    monkeypatch, kind, paired, together
+    monkeypatch, kind, paired, way
 ):
-    if together:
+    if way == "together":
         as_on_a_gpu(monkeypatch)
+    monkeypatch.setattr("memlib.scoring.FEWEST_SAMPLES", 1 if way.startswith("without") else S + 1)
     monkeypatch.setattr("memlib.scoring.BATCH", 4)
     model, images = stacked(*kind), pictures(7, kind[-1])
     first = score_images(model, images, S, generator(1), paired=paired)

@@ -11,6 +11,8 @@ READY := $(VENV)/.ready
 CHAPTERS = $(wildcard book/*.ipynb)
 # The book that the tests read, beside the one of `make book`.
 TESTED := _build/test
+# One more than there are cores: pages and tests wait for kernels, processes and the browser.
+AT_ONCE = $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -48,12 +50,12 @@ test-book: lint
 	cp -r book _config.yml _toc.yml $(TESTED)
 	ln -s ../../published $(TESTED)/published
 	MEMLIB_RESULTS=$(CURDIR)/$(TESTED)/results \
-	$(BIN)/python -c 'from memlib.book import build_book; build_book("quick", "$(TESTED)")'
+	$(BIN)/python -c 'from memlib.book import build_book; build_book("quick", "$(TESTED)", $(AT_ONCE))'
 
 # Of the chapters nbval runs what that book has not executed under its own name: templates, and what is published.
 define pytest
 MEMLIB_RESULTS=$(CURDIR)/$(TESTED)/results OMP_NUM_THREADS=1 \
-$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --junitxml _build/tests.xml \
+$(BIN)/python -m pytest -n $(AT_ONCE) --maxprocesses 5 --dist loadfile --junitxml _build/tests.xml \
   --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(1) tests memlib \
   $$(for chapter in $(CHAPTERS); do test -e $(TESTED)/_build/executed/$$chapter || echo $$chapter; done)
 endef

@@ -141,7 +141,7 @@ def pages() -> list[object]:
 
 
 @pytest.mark.parametrize("name", pages())
-def test_a_page_is_whole_alone_accessible_and_fits_a_phone(browser, tab, server, name):
+def test_a_page_is_whole_alone_and_fits_a_phone(browser, tab, server, name):
     with Visit(browser, server, tab=tab) as visit:
         page = visit.open(name)
         images = page.eval_on_selector_all(
@@ -151,8 +151,7 @@ def test_a_page_is_whole_alone_accessible_and_fits_a_phone(browser, tab, server,
         raw = page.eval_on_selector_all(".math", "all => all.filter(m => !m.querySelector('svg')).length")
         assert page.locator("h1").count() >= 1 and raw == 0
         assert [src for src, alt, drawn in images if not (alt and drawn)] == []
-        assert (visit.problems, visit.outside) == ([], [])  # before axe-core asks for files of its own
-        assert serious(page) == []
+        assert (visit.problems, visit.outside) == ([], [])
         page.set_viewport_size({"width": 360, "height": 800})
         culprits = page.eval_on_selector_all(
             "body *", "all => all.filter(e => e.getBoundingClientRect().right > 361).map(e => e.outerHTML)"
@@ -169,6 +168,14 @@ def test_a_page_needs_no_server(browser, tab, site, name):
             page.eval_on_selector_all(".math", "all => all.filter(m => !m.querySelector('svg')).length") == 0
         )
         assert (visit.problems, visit.outside) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in KINDS else [pytest.mark.slow]) for name in PAGES]
+)
+def test_a_page_is_accessible(browser, tab, server, name):
+    with Visit(browser, server, tab=tab) as visit:
+        assert serious(visit.open(name)) == []
 
 
 @pytest.mark.parametrize("name", KINDS)

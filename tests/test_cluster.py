@@ -32,6 +32,7 @@ def scheduler():
         yield running.scheduler_address
 
 
+@pytest.mark.slow
 def test_the_command_line_computes_on_a_scheduler(scheduler, tmp_path, monkeypatch):
     monkeypatch.setattr("memlib.tasks.fit", None)  # training here would fail
     words = "run digits-lr3 --num-images=20 --epochs=1 --folds=2 --repeats=1 --num-samples=2 --device cpu"

@@ -29,7 +29,7 @@ chapters: [{file: book/score-one}, {file: book/score-two}, {file: book/status}]
 """
 
 
-def test_book_is_built_and_warnings_are_errors(tmp_path, capsys):
+def test_a_small_book_is_built(tmp_path):
     figure = {"image": {"alt": "A line."}, "figure": {"name": "fig-a", "caption": "A line."}}
     score = notebook(
         CHECK, "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2], color='#004488')", title="Score"
@@ -91,9 +91,17 @@ def test_book_is_built_and_warnings_are_errors(tmp_path, capsys):
     assert not list(first.parent.rglob("card.py"))
     check_head(first.parent, page)
 
-    capsys.readouterr()
+
+@pytest.mark.slow
+def test_warnings_are_errors_and_absent_pages_are_named(tmp_path, capsys):
+    """Slow, as every build of the book would have to let a warning pass before this mattered."""
+    index = notebook("1", title="Book")
     index.cells.append(new_markdown_cell("{numref}`fig-nowhere`"))
-    write_book(tmp_path, index=index)
+    write_book(tmp_path, index=index, score=notebook("1", title="Score"))
+    write_params(tmp_path, experiments={"one": {}, "two": {}})
+    shutil.copytree(ROOT / "book" / "_static", tmp_path / "book" / "_static")
+    shutil.copy(ROOT / "book" / "references.bib", tmp_path / "book")
+    shutil.copy(ROOT / "_config.yml", tmp_path)
     (tmp_path / "_toc.yml").write_text(TOC.replace("score-two", "absent"))
     with pytest.raises(book.BuildError, match="2 warnings"):
         book.build_book("quick", tmp_path)

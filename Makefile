@@ -11,8 +11,9 @@ READY := $(VENV)/.ready
 CHAPTERS = $(wildcard book/*.ipynb)
 # The book that the tests read, beside the one of `make book`.
 TESTED := _build/test
-# One more than there are cores: pages and tests wait for kernels, processes and the browser.
-AT_ONCE = $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
+# One more than there are cores, since pages and tests wait for kernels, processes and the browser; not so many
+# that their memory would not fit.
+AT_ONCE = $(shell $(BIN)/python -c 'import loky; print(min(loky.cpu_count() + 1, 5))')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -39,25 +40,28 @@ published: $(READY)  ## execute the pages too large for a laptop into published/
 	$(BIN)/python -m memlib book --size published $(if $(JOBS),--jobs $(JOBS))
 
 test: test-book  ## lint, tests, every chapter at its quick size, the book in a browser; without the slow tests
-	$(call pytest,-m "not slow")
+	$(call pytest,-m "not slow",*)
 
-test-all: test-book  ## the same with the slow tests: more kills, clusters, compiled and float64 models
+test-all: test-book  ## the same with the slow tests: more kills and clusters, compiled models, all pages, more of nbval
 	$(call pytest)
 
 test-book: lint
-	rm -rf $(TESTED)
+	rm -rf $(TESTED) _build/tests.xml
 	mkdir -p $(TESTED)
 	cp -r book _config.yml _toc.yml $(TESTED)
 	ln -s ../../published $(TESTED)/published
 	MEMLIB_RESULTS=$(CURDIR)/$(TESTED)/results \
 	$(BIN)/python -c 'from memlib.book import build_book; build_book("quick", "$(TESTED)", $(AT_ONCE))'
 
-# Of the chapters nbval runs what that book has not executed under its own name: templates, and what is published.
+# Of the chapters nbval runs those of which that book has executed no page, for test-all also one page of each
+# template. They come first, so that no long file is left for the end, when the other workers have nothing to do.
 define pytest
 MEMLIB_RESULTS=$(CURDIR)/$(TESTED)/results OMP_NUM_THREADS=1 \
-$(BIN)/python -m pytest -n $(AT_ONCE) --maxprocesses 5 --dist loadfile --junitxml _build/tests.xml \
-  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(1) tests memlib \
-  $$(for chapter in $(CHAPTERS); do test -e $(TESTED)/_build/executed/$$chapter || echo $$chapter; done)
+$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --junitxml _build/tests.xml \
+  --no-loadscope-reorder --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(1) \
+  $$(for chapter in $(CHAPTERS); do \
+    ls $(TESTED)/_build/executed/$${chapter%.ipynb}$(2).ipynb > /dev/null 2>&1 || echo $$chapter; done) \
+  tests memlib
 endef
 
 lint: $(READY)  ## check format and style, and that the chapters carry no outputs

@@ -203,7 +203,7 @@ def page_key(page: Page, book_dir: Path) -> str:
     """A hash of all that determines an executed page: notebook, parameters, memlib, its main libraries."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "matplotlib")}
     key = hashlib.sha256(json.dumps([page.name, page.parameters, versions], sort_keys=True).encode())
-    sources = sorted(file for kind in ("py", "mplstyle", "css") for file in PACKAGE.rglob(f"*.{kind}"))
+    sources = sorted(file for kind in ("py", "pyi", "mplstyle", "css") for file in PACKAGE.rglob(f"*.{kind}"))
     files = {f"{page.notebook}.ipynb": book_dir / f"{page.notebook}.ipynb"}
     files |= {file.relative_to(PACKAGE).as_posix(): file for file in sources}
     for name, file in files.items():
@@ -325,10 +325,12 @@ def _start(page: Page, root: Path, target: Path, environment: Mapping[str, str])
 
 
 def _kernel_not_started(page: Page, target: Path) -> str:
-    """What Jupyter says of a kernel that came to no cell; empty where Papermill failed for another reason."""
+    """The error of a kernel that came to no cell; empty where Papermill failed for another reason."""
     log = (target / f"{page.name}.log").read_text("utf-8", "replace")
-    found = re.search(r"Kernel (?:died before replying to kernel_info|didn't respond in \d+ seconds)", log)
-    return found[0] if found else ""
+    found = re.search(
+        r"^RuntimeError: (Kernel (?:died before replying|didn't respond in).*)", log, re.MULTILINE
+    )
+    return found[1] if found else ""
 
 
 def _stored_key(path: Path) -> str | None:

@@ -36,7 +36,14 @@ LATER = {
 _PENDING = "not passed: this build did not come to its end"
 # What the tests are about: a report from before their last change says nothing about them.
 _SOURCES = (
-    *("memlib/**/*.py", "memlib/**/*.mplstyle", "memlib/*.css", "tests/*.py", "benchmarks/*.py"),
+    *(
+        "memlib/**/*.py",
+        "memlib/*.pyi",
+        "memlib/**/*.mplstyle",
+        "memlib/*.css",
+        "tests/*.py",
+        "benchmarks/*.py",
+    ),
     *("book/*.ipynb", "book/*.md", "book/params/*.yaml", "book/_static/**/*.*", "published/**/*.*"),
     *("pyproject.toml", "requirements.txt", "_config.yml", "_toc.yml", "Makefile"),
 )

@@ -18,6 +18,7 @@ from refusals import (
     image_folder,
     page,
     page_file,
+    paper_figure,
     pictures,
     replaced,
     result_file,
@@ -93,6 +94,10 @@ PARAMETER_FILES = [
         "pages.yaml: a template is {'04-memorized': 'digits'}; allowed: a notebook, or `notebook: [experimen",
     ),
     page_file("pages.yaml", "templates: [{}]", "pages.yaml: a template is {}; allowed: a notebook, or"),
+    paper_figure(
+        "{number: 1, subject: a, page: indx, parts: {}}", "unknown page 'indx' (did you mean index?)"
+    ),
+    paper_figure("{number: 1, subject: a}", "allowed: "),
     page("memorized", "unknown page: memorized; allowed: 04-memorized-digits-lr3, index"),
 ]
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import nbval.kernel
 import pytest
 import torch
 from hypothesis import settings
@@ -73,6 +75,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name == "19-competition.ipynb":
             item.add_marker(pytest.mark.skip(reason=f"{FILE} is not in {data_root()}"))
+
+
+def pytest_configure() -> None:
+    """As in the book, a kernel of nbval that does not start is started once more: its ports may be taken."""
+    start = nbval.kernel.start_new_kernel
+
+    def twice(*args: Any, **options: Any) -> Any:
+        try:
+            return start(*args, **options)
+        except RuntimeError as error:
+            print(f"{error}; it is started once more", file=sys.stderr)
+            return start(*args, **options)
+
+    nbval.kernel.start_new_kernel = twice
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

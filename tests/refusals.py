@@ -12,7 +12,7 @@ import re
 import tempfile
 import traceback
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -91,6 +91,7 @@ def refusal(case: Case) -> Refusal:
         patches.enter_context(mock.patch("torch.cuda.is_available", return_value=False))
         for module in ("training", "tasks", "cost"):
             patches.enter_context(mock.patch(f"memlib.{module}.fit", train))
+        patches.enter_context(contextlib.chdir(folder))
         for file in ("FILE", "FILE.parquet"):
             (folder / file).touch()
         try:
@@ -202,6 +203,17 @@ def page(name: str, message: str) -> Case:
     return Case(f'`build_book("quick", only=["{name}"])`', build, message)
 
 
+def paper_figure(text: str, message: str) -> Case:
+    """An entry of figures.yaml of the same book, which is to be built."""
+
+    def build(folder: Path) -> object:
+        _small_book(folder, **{"figures.yaml": f"figures: [{text}]"})
+        with mock.patch("memlib.book.execute_pages", side_effect=TrainingReached(text)):
+            return book.build_book("quick", folder)
+
+    return Case(f"`figures: [{text}]` in `figures.yaml`", build, message)
+
+
 def _small_book(folder: Path, **texts: str) -> None:
     write_book(folder, index=notebook(), **{"04-memorized": notebook()})
     listed = "chapters: [index]\ntemplates: [04-memorized]\nexperiments: {digits-lr3: digits}"
@@ -253,6 +265,16 @@ def request() -> dict[str, object]:
     return requested(TINY, TINY.load_images(), TINY.load_validation())
 
 
+@contextlib.contextmanager
+def _left_as_it_is(home: Path) -> Iterator[None]:
+    """A folder whose files a refusal must neither change nor add to."""
+    before = {path: path.read_bytes() for path in home.rglob("*.npz")}
+    try:
+        yield
+    finally:
+        assert {path: path.read_bytes() for path in home.rglob("*.npz")} == before
+
+
 def result_file(given: str, spoil: Callable[[Path], object], message: str, **other: object) -> Case:
     """The file of a finished repeat that was spoilt, or answers another request, and then is asked for."""
 
@@ -264,7 +286,8 @@ def result_file(given: str, spoil: Callable[[Path], object], message: str, **oth
         spoil(path)
         # one repeat more is asked for, which would have to be trained
         repeats = len(list(home.glob("repeat-*.npz"))) + 1
-        return memlib.run(dataclasses.replace(TINY, repeats=repeats), progress=False)
+        with _left_as_it_is(home):
+            return memlib.run(dataclasses.replace(TINY, repeats=repeats), progress=False)
 
     return Case(given, run, message)
 
@@ -286,6 +309,7 @@ def checkpoint(given: str, message: str, device: str = "cpu", **other: object) -
         # of the last one, before which the others would have to be trained
         path = store.checkpoint_path(store.result_folder(folder / "RESULTS", request()), 0, 1)
         store.write(path, {}, {"request": request() | other, "run": {"device": device}})
-        return memlib.run(TINY, progress=False)
+        with _left_as_it_is(path.parent):
+            return memlib.run(TINY, progress=False)
 
     return Case(given, run, message)

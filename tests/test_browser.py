@@ -30,6 +30,7 @@ KINDS = [
     *("book/index", "book/04-memorized-mnist-lr3", "book/12-refused", "book/19-competition"),
     *("book/23-explore-digits-lr3", "book/status", "book/glossary", "book/bibliography", "search"),
 ]
+KINDS_FIRST = [pytest.param(name, marks=[] if name in KINDS else [pytest.mark.slow]) for name in PAGES]
 LARGEST_PAGE, WHOLE_SITE = 5e6, 60e6  # bytes
 
 
@@ -160,7 +161,7 @@ def test_a_page_is_whole_alone_and_fits_a_phone(browser, tab, server, name):
         assert wide <= 360, [html[:150] for html in culprits[:5]]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", KINDS_FIRST)
 def test_a_page_needs_no_server(browser, tab, site, name):
     with Visit(browser, site.as_uri(), tab=tab) as visit:
         page = visit.open(name)
@@ -170,9 +171,7 @@ def test_a_page_needs_no_server(browser, tab, site, name):
         assert (visit.problems, visit.outside) == ([], [])
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in KINDS else [pytest.mark.slow]) for name in PAGES]
-)
+@pytest.mark.parametrize("name", KINDS_FIRST)
 def test_a_page_is_accessible(browser, tab, server, name):
     with Visit(browser, server, tab=tab) as visit:
         assert serious(visit.open(name)) == []
@@ -216,7 +215,7 @@ def test_every_link_leads_somewhere(site):
     assert not dead, "\n".join(dead)
 
 
-def test_downloads_are_what_they_say(browser, server, site):
+def test_downloads_are_what_they_say(browser, server):
     name = "book/04-memorized-mnist-lr3"
     with Visit(browser, server) as visit:
         page = visit.open(name)

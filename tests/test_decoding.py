@@ -20,6 +20,11 @@ def test_leaving_out_units_that_are_off_changes_nothing(dead, rows):
         torch.testing.assert_close(fast(points, rows), plain(points)[0])
 
 
+@pytest.mark.parametrize("kind", [("mlp", "gaussian"), ("mlp", "gaussian-scalar"), ("conv", "bernoulli")])
+def test_decoders_of_more_than_one_output_or_other_layers_are_not_taken(kind):
+    assert not PerceptronDecoder.takes(models(*kind, 1)[0].decoder)
+
+
 @torch.no_grad()
 def test_units_that_are_on_in_a_single_sample_count():
     """The case that must fail if a unit were judged by another sample than those of its block."""

@@ -41,7 +41,7 @@ def test_all_three_name_the_two_commands(help_text):
     for command in ("book", "test"):
         assert f"make {command}" in README and f"`make {command}`" in INDEX
         assert re.search(rf"^make {command} ", help_text, re.MULTILINE)
-    for target in re.findall(r"^    make ([a-z]+)|`make ([a-z]+)`", README + INDEX, re.MULTILINE):
+    for target in re.findall(r"^    make ([a-z-]+)|`make ([a-z-]+)`", README + INDEX, re.MULTILINE):
         assert re.search(rf"^make {''.join(target)} ", help_text, re.MULTILINE), target
 
 

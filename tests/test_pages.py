@@ -155,7 +155,7 @@ def test_page_is_executed_again_only_when_something_changed(tmp_path, monkeypatc
     keys.append(pages.page_key(Page("index", "index", None, {"epochs": 3}), tmp_path / "book"))
     for name, text in (
         ("models.py", "a = 2"),
-        ("data.py", ""),
+        ("__init__.pyi", ""),
         ("paper.mplstyle", ""),
         ("figures/data.py", ""),
     ):

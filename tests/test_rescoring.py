@@ -6,6 +6,7 @@ import pytest
 import torch
 from vaes import KINDS, generator, models, pictures, stacked
 
+from memlib.decoding import PerceptronDecoder
 from memlib.ensemble import Ensemble, draws, perturbed
 from memlib.pareto import pareto_k
 from memlib.scoring import LogProb, score_images
@@ -118,7 +119,9 @@ def test_images_that_fail_get_a_plain_estimate_from_more_samples_and_the_others_
 ):
     if way == "together":
         as_on_a_gpu(monkeypatch)
-    monkeypatch.setattr("memlib.scoring.FEWEST_SAMPLES", 1 if way.startswith("without") else S + 1)
+    without, calls, decode = way.startswith("without"), [], PerceptronDecoder.__call__
+    monkeypatch.setattr("memlib.scoring.FEWEST_SAMPLES", S if without else S + 1)
+    monkeypatch.setattr(PerceptronDecoder, "__call__", lambda *args: calls.append(1) or decode(*args))
     monkeypatch.setattr("memlib.scoring.BATCH", 4)
     model, images = stacked(*kind), pictures(7, kind[-1])
     first = score_images(model, images, S, generator(1), paired=paired)
@@ -131,6 +134,7 @@ def test_images_that_fail_get_a_plain_estimate_from_more_samples_and_the_others_
     batches, noise = zip(images.split(4), failing.split(4), strict=True), generator(1)
     expected = [scored_by_hand(model.train(False), x, noise, paired, some, 2 * S) for x, some in batches]
     equal(scored, [torch.cat(columns, dim=1) for columns in zip(*expected, strict=True)], 1e-7)
+    assert bool(calls) == without
 
 
 def test_more_samples_are_drawn_in_pieces_that_change_nothing(monkeypatch):

@@ -97,7 +97,9 @@ PARAMETER_FILES = [
     paper_figure(
         "{number: 1, subject: a, page: indx, parts: {}}", "unknown page 'indx' (did you mean index?)"
     ),
-    paper_figure("{number: 1, subject: a}", "allowed: "),
+    paper_figure(
+        "{number: 1, subject: a}", "figures.yaml: a figure is {'number': 1, 'subject': 'a'}; allowed"
+    ),
     page("memorized", "unknown page: memorized; allowed: 04-memorized-digits-lr3, index"),
 ]
 

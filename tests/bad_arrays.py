@@ -50,6 +50,8 @@ ARRAYS = [
     ),
     call("stability.stability(result.isel(repeat=[0]))", "the run has 1 repeat; allowed: 2 or more"),
     call("stability.reliability(1.1, repeats=1, wanted=2)", "rank is 1.1; allowed: 0 to 1"),
+    call("memorization_scores(log_px, fold_of, variance=log_px[0])", "variance has shape (4, 40); allowed"),
+    call("memlib.pareto.khat_threshold(0)", "num_samples is 0; allowed: 1 or more"),
 ]
 
 TOO_FEW = [
@@ -180,6 +182,15 @@ YARDSTICKS = [
         "explorer.Kin(digits.images / 255, np.array([[0]]), np.zeros((1, 1)))",
         "pool must be uint8 (m, C, H, W), got float64 (297, 1, 32, 32)",
     ),
+    call("metrics.auc(M, M > 9, original=M[:9])", "original is (9,); allowed: as score, (40,)"),
+    call("metrics.data_copying(x, y, y, 41)", "cells is 41; allowed: 1 to 40, the training images"),
+    call("yardsticks.yardsticks({}, x, y, 0.1)", "generators are none; allowed: one or more"),
+    call("features.spaces(digits, digits, 298, 1)", "width is 298; allowed: 1 to 297, the measured imag"),
+    call("densities.LinearGaussian(x, M[:3], 1.0)", "weight must be (D, Z) and bias (D,), got (40, 4), (3,)"),
+    call('duplicates.near_duplicates(digits.images, center="row")', "unknown center 'row'; allowed"),
+    call("duplicates.near_duplicates(digits.images, digits.images[..., :8])", "others must have the shape"),
+    call("duplicates.near_duplicates(digits.images[..., 1:])", "n at least 1, H and W even, got uint8 (297"),
+    call("duplicates.near_duplicates(digits.images, chunk=0)", "chunk must be at least 1, got 0"),
 ]
 
 FIGURES = [
@@ -234,4 +245,14 @@ FIGURES = [
     ),
     call("figures.histograms({'a': {'x': [1]}}, '', {'b': 1})", "lines must be of ['a'], got ['b']"),
     call("figures.caught_by_threshold({'a': ([1], {'x': [50]}, 1)}, '')", "a: shares must be (1,), 0 to 1"),
+    call("figures.by_share([0, 1], {'a': [1]}, '', '')", "curves must be (2,)"),
+    call("figures.scatter_by_label({}, [], {}, '', '')", "names must be 1 to 5, got 0"),
+    call("figures.group_rows(digits.images, [[0]], [])", "as many names as groups, got 0, 1"),
+    call("figures.class_counts([], {}, '')", "classes and counts must have an entry"),
+    call("figures.class_counts(['a'], {'b': [-1]}, '')", "counts must not be negative"),
+    call("figures.agreement(M, M, '', '', M - 9)", "error must not be negative"),
+    call("figures.cost_by_samples([1, 2], {}, '')", "costs must have an entry"),
+    call("figures.error_bars([1], {'a': ([1], [-1])}, '', '')", "lengths must not be negative"),
+    call("figures.intervals(M, M + 1, M + 2, M > 30, ('', ''))", "low and high must be ends of intervals"),
+    call("figures.weight_health({}, 0.5)", "khat must have an entry"),
 ]

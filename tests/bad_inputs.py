@@ -101,6 +101,9 @@ PARAMETER_FILES = [
         "{number: 1, subject: a}", "figures.yaml: a figure is {'number': 1, 'subject': 'a'}; allowed"
     ),
     page("memorized", "unknown page: memorized; allowed: 04-memorized-digits-lr3, index"),
+    _quick("\0", "quick.yaml: not valid YAML, unacceptable character #x0000"),
+    page_file("../index.ipynb", "{", "book/index.ipynb is not a notebook: "),
+    call('memlib.pages.load_pages("quick", "NOWHERE")', "no file NOWHERE/params/pages.yaml"),
 ]
 
 PARAMETERS = [
@@ -227,6 +230,8 @@ IMAGES = [
         {**_CELEBA, "celeba/list_eval_partition.txt": "000001.jpg 1"},
         "lists no image of split 'train' (number 0)",
     ),
+    call("replace(digits, classes=())", "classes must be a tuple of at least one class name, got ()"),
+    call("replace(digits, index=digits.index[1:])", "index must be int64 (297,), got int64 (296,)"),
 ]
 
 RESULTS = [
@@ -283,6 +288,14 @@ SURROUNDINGS = [
     call('memlib.run(experiment, device="cuda0")', "device is 'cuda0'; allowed: cpu, cuda, cuda:N"),
     call("memlib.cost.cost(experiment, 1, 1, 20)", "n is 1; allowed: 2 or more"),
     call("memlib.cost.cost(experiment, 24, 1, 20, {0: 3})", "epochs that are done is 3; allowed: 0 to 2"),
+    call("memlib.cost.cost(experiment, 24, 1, -1)", "validation_images is -1; allowed: 0 or more"),
+    call("memlib.cost.cost(experiment, 24, 1, 20, at_once=0)", "at_once is 0; allowed: 1 or more"),
+    call("memlib.cost.cost(experiment, 24, 2, 20)", "channels is 2; allowed: 1, 3"),
+    call("memlib.cost.machine_limits(threads=-1)", "threads is -1; allowed: 0 or more"),
+    call("memlib.chapter.record(median=[4])", "median is a list; allowed: a number or a string"),
+    call('memlib.dark.themed("")', "no <svg> element: only the text of an SVG can be themed"),
+    call("""memlib.dark.themed('<svg fill="#123456"/>')""", "no dark color for #123456; memlib.dark."),
+    call("memlib.staging.add_notice(None, {'in_place_of': 'celebs'})", "unknown experiment 'celebs'"),
 ]
 
 COMMANDS = [

@@ -181,4 +181,17 @@ MODELS = [
         'memlib.models.build_vae("mlp", "bernoulli", channels=1, latent_dim=2).encoder(torch.ones(9, 2304))',
         "images have 2304 values; allowed: 1024, as the models are of 1 x 32 x 32",
     ),
+    model("memlib.cross_fit(None, digits)", "train is a NoneType; allowed: a function of images and a seed"),
+    model("memlib.score_models(3, fold_of, digits.subset(range(40)))", "models is a int; allowed: 3 lists"),
+    model("memlib.LatentModel(encode, None)", "decoder is a NoneType; allowed: a module or a function"),
+    model("memlib.LatentModel(encode, decode, prior=0)", "prior is a int; allowed: None, or a torch.distri"),
+    model("memlib.LatentModel(encode, decode, prepare=len).log_prob(digits)", "prepare returned a int of"),
+    model(
+        'memlib.LatentModel(torch.nn.Linear(2, 2, device="meta"), decode).log_prob(digits)',
+        "the model's parameters are on 'meta'; allowed: a CPU or CUDA device",
+    ),
+    model(
+        "explorer.explore(memlib.cross_fit(returns(np.zeros(297)), digits, 2, 1), digits, {'': 0})",
+        "a title of kin is ''; allowed: text that is not empty",
+    ),
 ]

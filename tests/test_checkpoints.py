@@ -20,6 +20,7 @@ SMALL = {"num_images": 16, "epochs": 4, "score_every": 1, "folds": 2, "num_sampl
 DIGITS = variant("digits-lr3", **SMALL, repeats=2)
 # samples that suffice for a k-hat, and noise of its own for every model
 PAPER = dataclasses.replace(DIGITS, repeats=1, num_samples=24, rescoring=2, noise="paper")
+BFLOAT16 = dataclasses.replace(DIGITS, repeats=1, precision="bfloat16")
 PATCHES = variant("patches", **SMALL, repeats=1, width=2, flip=True)
 
 
@@ -56,7 +57,11 @@ def same(result, other):
         np.testing.assert_array_equal(array, b[key], err_msg=str(key), strict=True)
 
 
-@pytest.mark.parametrize("experiment", [PAPER, PATCHES], ids=["digits", "patches"])
+@pytest.mark.parametrize(
+    "experiment",
+    [PAPER, PATCHES, pytest.param(BFLOAT16, marks=pytest.mark.slow)],
+    ids=["digits", "patches", "bfloat16"],
+)
 def test_going_on_gives_the_same_arrays_bit_for_bit(experiment, tmp_path, monkeypatch):
     whole = run(experiment, tmp_path / "whole", progress=False)
     for count in (1, 3, 1):

@@ -1,5 +1,8 @@
-"""A real Dask cluster of one worker process on this machine."""
+"""Real Dask clusters on this machine, of worker processes with one thread."""
 
+import contextlib
+import dataclasses
+import os
 import sys
 import threading
 import time
@@ -10,51 +13,98 @@ import dask
 import psutil
 import pytest
 from click.testing import CliRunner
-from distributed import KilledWorker, LocalCluster
+from distributed import Client, KilledWorker, LocalCluster, get_task_stream
 from test_checkpoints import same
 
 import memlib
 from memlib import __main__ as cli
 from memlib import cluster, store
+from memlib.checkpoints import Checkpoints
 from memlib.experiment import variant
 
-SETTINGS = {"num_images": 20, "epochs": 30, "score_every": 3, "folds": 2, "repeats": 1, "batch_size": 5}
-# convolutions, whose files are small
-SPEC = variant("digits-lr3", **SETTINGS, num_samples=4, architecture="conv", width=2)
+SETTINGS = {"num_images": 20, "epochs": 6, "score_every": 2, "folds": 2, "repeats": 1, "batch_size": 5}
+SETTINGS |= {"num_samples": 4, "architecture": "conv", "width": 2}  # convolutions, whose files are small
+SPEC = variant("digits-lr3", **SETTINGS)
 
 
-@pytest.fixture(scope="module")
-def scheduler():
-    """The address of one with a worker, a process with one thread, which is started again when it ends."""
-    options = {"n_workers": 1, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+@contextlib.contextmanager
+def workers(count):
+    """The address of a scheduler with so many, which are started again when they end."""
+    options = {"n_workers": count, "threads_per_worker": 1, "host": "127.0.0.1"}
+    options["dashboard_address"] = "127.0.0.1:0"  # any port: another cluster may run here
     # workers that die in tests are not news
     with dask.config.set({"logging.distributed": "critical"}), LocalCluster(**options) as running:
         yield running.scheduler_address
 
 
+@pytest.fixture(scope="module")
+def scheduler():
+    with workers(1) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    return memlib.run(SPEC, tmp_path_factory.mktemp("serial"), device="cpu", progress=False)
+
+
 @pytest.mark.slow
-def test_the_command_line_computes_on_a_scheduler(scheduler, tmp_path, monkeypatch):
+def test_the_command_line_computes_on_a_scheduler(scheduler, serial, tmp_path, monkeypatch):
     monkeypatch.setattr("memlib.tasks.fit", None)  # training here would fail
-    words = "run digits-lr3 --num-images=20 --epochs=1 --folds=2 --repeats=1 --num-samples=2 --device cpu"
-    words = [*words.split(), "--root", str(tmp_path), "--scheduler", scheduler, "--quiet"]
-    done = CliRunner(catch_exceptions=False).invoke(cli.main, words)
+    fields = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    words = ["run", "digits-lr3", *fields, "--root", str(tmp_path), "--device=cpu", "--quiet"]
+    done = CliRunner(catch_exceptions=False).invoke(cli.main, [*words, "--scheduler", scheduler])
     assert done.exit_code == 0 and f"stored in {tmp_path}" in done.output
+    same(memlib.run(SPEC, tmp_path, device="cpu", progress=False), serial)
 
 
-def test_a_lost_worker_loses_no_result(scheduler, tmp_path):
+@pytest.mark.slow
+def test_two_workers_share_a_run(tmp_path):
+    many = dataclasses.replace(SPEC, repeats=4)
+    with workers(2) as address, Client(address) as client, get_task_stream(client) as stream:
+        client.wait_for_workers(2)
+        with cluster.connect(address) as executor:
+            result = memlib.run(many, tmp_path / "cluster", executor, device="cpu", progress=False)
+    assert len(stream.data) == 5 and len({task["worker"] for task in stream.data}) == 2
+    same(result, memlib.run(many, tmp_path / "serial", device="cpu", progress=False))
+
+
+@pytest.mark.slow
+def test_a_task_that_ends_every_worker_is_given_up(scheduler):
+    with (
+        pytest.raises(cluster.ClusterError, match="4 workers ended while they computed the same task"),
+        cluster.connect(scheduler) as executor,
+    ):
+        executor.submit(os._exit, 1).result()
+
+
+def hold():
+    """Let this worker write one checkpoint of a repeat, and then go on no more."""
+    original = Checkpoints.write
+
+    def write(self, member, progress, i):
+        original(self, member, progress, i)
+        while member is not None:
+            time.sleep(1)
+
+    Checkpoints.write = write
+
+
+def test_a_lost_worker_loses_no_result(scheduler, serial, tmp_path):
     """The worker is killed after the first checkpoint of the repeat."""
-    serial = memlib.run(SPEC, tmp_path / "serial", device="cpu", progress=False)
-    root, results, failures = tmp_path / "cluster", [], []
-    folder = root / Path(serial.folder).name
+    results, failures = [], []
+    folder = tmp_path / Path(serial.folder).name
     full, path = (store.member_path(folder, member) for member in (None, 0))
 
     def compute(executor):
         try:
-            results.append(memlib.run(SPEC, root, executor, device="cpu", progress=False))
+            results.append(memlib.run(SPEC, tmp_path, executor, device="cpu", progress=False))
         except Exception as error:
             failures.append(error)
 
-    with cluster.connect(scheduler) as executor:
+    with Client(scheduler) as client, cluster.connect(scheduler) as executor:
+        client.wait_for_workers(1)
+        client.run(hold)
         run = threading.Thread(target=compute, args=[executor])
         run.start()
         deadline = time.monotonic() + 120
@@ -62,17 +112,17 @@ def test_a_lost_worker_loses_no_result(scheduler, tmp_path):
             assert time.monotonic() < deadline and not failures, failures
             time.sleep(0.01)
         finished = full.stat().st_mtime_ns
-        assert not path.exists(), "the repeat was finished before its worker could be killed"
-        lock = str(store.lock_path(path))
-        children = psutil.Process().children(recursive=True)
-        [lost] = [child for child in children if lock in [file.path for file in child.open_files()]]
-        lost.kill()
+        [lost] = client.run(os.getpid).values()
+        psutil.Process(lost).kill()
         run.join(120)
         assert not run.is_alive() and not failures, failures
+        assert lost not in client.run(os.getpid).values()
     assert full.stat().st_mtime_ns == finished
     [result] = results
     same(result, serial)
-    assert store.read_record(path)["run"]["resumed"], "it went on from its checkpoint on another worker"
+    assert store.read_record(path)["run"]["resumed"] == [2], (
+        "it went on from its checkpoint on another worker"
+    )
 
 
 @pytest.mark.parametrize(

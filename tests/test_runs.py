@@ -110,13 +110,13 @@ def test_cores_share_the_work_and_the_numbers_stay_the_same(stored, tmp_path, mo
     assert bars[0].done == bars[0].total
 
 
-def test_a_process_that_may_start_no_others_computes_all_by_itself(copied, monkeypatch):
+def test_a_process_that_may_start_no_others_computes_all_by_itself(stored, copied, monkeypatch):
     monkeypatch.setattr("memlib.runs.PROCESSES_FLOP", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
     store.member_path(copied, None).unlink()
     store.member_path(copied, 1).unlink()
-    run(TINY, copied.parent, progress=False)
+    equal(run(TINY, copied.parent, progress=False), stored[1])
 
 
 def test_more_repeats_are_added_to_those_that_are_there(stored, copied):

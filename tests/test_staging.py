@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from tinybook import notebook
 
@@ -91,6 +92,9 @@ def test_the_table_is_made_from_what_pages_recorded(tmp_path):
     assert first[1:] == [f"  - {cell}" for cell in ("lines", "a run", "4", "5", "holds")]
     assert second[0] == "[12](index.ipynb): {ref}`figure <fig-c>`, {ref}`b <fig-d>`"
     assert second[-1] == "  - differs"
+    executed["index"] = recorded(tmp_path / "b.ipynb", table_run="a run")
+    with pytest.raises(ValueError, match="page index has not recorded table_paper, table_here, table_verd"):
+        figure_table(figures, [PAGE, Page("index", "index")], executed)
 
 
 def test_every_figure_of_the_paper_has_its_place():

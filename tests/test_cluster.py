@@ -39,7 +39,7 @@ def workers(count):
 
 @pytest.fixture(scope="module")
 def scheduler():
-    with workers(1) as address:
+    with workers(2) as address:
         yield address
 
 
@@ -59,40 +59,42 @@ def test_the_command_line_computes_on_a_scheduler(scheduler, serial, tmp_path, m
 
 
 @pytest.mark.slow
-def test_two_workers_share_a_run(tmp_path):
+def test_two_workers_share_a_run(scheduler, tmp_path):
     many = dataclasses.replace(SPEC, repeats=4)
-    with workers(2) as address, Client(address) as client, get_task_stream(client) as stream:
+    with Client(scheduler) as client, get_task_stream(client) as stream:
         client.wait_for_workers(2)
-        with cluster.connect(address) as executor:
+        with cluster.connect(scheduler) as executor:
             result = memlib.run(many, tmp_path / "cluster", executor, device="cpu", progress=False)
     assert len(stream.data) == 5 and len({task["worker"] for task in stream.data}) == 2
     same(result, memlib.run(many, tmp_path / "serial", device="cpu", progress=False))
 
 
 @pytest.mark.slow
-def test_a_task_that_ends_every_worker_is_given_up(scheduler):
+def test_a_task_that_ends_every_worker_is_given_up():
     with (
+        workers(1) as address,
         pytest.raises(cluster.ClusterError, match="4 workers ended while they computed the same task"),
-        cluster.connect(scheduler) as executor,
+        cluster.connect(address) as executor,
     ):
         executor.submit(os._exit, 1).result()
 
 
-def hold():
-    """Let this worker write one checkpoint of a repeat, and then go on no more."""
+def hold(marker):
+    """Let the first worker that writes a checkpoint of a repeat go on no more, and tell which it is."""
     original = Checkpoints.write
 
     def write(self, member, progress, i):
         original(self, member, progress, i)
-        while member is not None:
-            time.sleep(1)
+        if member is not None and not marker.exists():
+            marker.write_text(str(os.getpid()))
+            time.sleep(600)
 
     Checkpoints.write = write
 
 
 def test_a_lost_worker_loses_no_result(scheduler, serial, tmp_path):
-    """The worker is killed after the first checkpoint of the repeat."""
-    results, failures = [], []
+    """The worker is killed after the first checkpoint of the repeat, and the other one goes on."""
+    results, failures, marker = [], [], tmp_path / "held"
     folder = tmp_path / Path(serial.folder).name
     full, path = (store.member_path(folder, member) for member in (None, 0))
 
@@ -103,16 +105,16 @@ def test_a_lost_worker_loses_no_result(scheduler, serial, tmp_path):
             failures.append(error)
 
     with Client(scheduler) as client, cluster.connect(scheduler) as executor:
-        client.wait_for_workers(1)
-        client.run(hold)
+        client.wait_for_workers(2)
+        client.run(hold, marker)
         run = threading.Thread(target=compute, args=[executor])
         run.start()
         deadline = time.monotonic() + 120
-        while not store.checkpoint_epochs(folder, 0):
+        while not (marker.exists() and marker.read_text() and full.exists()):
             assert time.monotonic() < deadline and not failures, failures
             time.sleep(0.01)
         finished = full.stat().st_mtime_ns
-        [lost] = client.run(os.getpid).values()
+        lost = int(marker.read_text())
         psutil.Process(lost).kill()
         run.join(120)
         assert not run.is_alive() and not failures, failures

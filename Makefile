@@ -31,13 +31,13 @@ help:  ## list the targets
 	@echo "SIZE=quick|laptop|paper the size of the book."
 
 book: $(READY)  ## train, execute every chapter (SIZE=laptop), build the book in _build/html
-	$(BIN)/python -m memlib book --size $(SIZE) $(if $(JOBS),--jobs $(JOBS))
+	$(BIN)/python -m book._ext.build --size $(SIZE) $(if $(JOBS),--jobs $(JOBS))
 
 quick: $(READY)  ## the same book at its smallest size
-	$(BIN)/python -m memlib book --size quick $(if $(JOBS),--jobs $(JOBS))
+	$(BIN)/python -m book._ext.build --size quick $(if $(JOBS),--jobs $(JOBS))
 
 published: $(READY)  ## execute the pages too large for a laptop into published/book/
-	$(BIN)/python -m memlib book --size published $(if $(JOBS),--jobs $(JOBS))
+	$(BIN)/python -m book._ext.build --size published $(if $(JOBS),--jobs $(JOBS))
 
 test: test-book  ## lint, tests, every chapter at its quick size, the book in a browser; without the slow tests
 	$(call pytest,-m "not slow",*)
@@ -51,7 +51,7 @@ test-book: lint
 	cp -r book _config.yml _toc.yml $(TESTED)
 	ln -s ../../published $(TESTED)/published
 	MEMLIB_RESULTS=$(CURDIR)/$(TESTED)/results \
-	$(BIN)/python -c 'from memlib.book import build_book; build_book("quick", "$(TESTED)", $(AT_ONCE))'
+	$(BIN)/python -m book._ext.build --size quick --root $(TESTED) --jobs $(AT_ONCE)
 
 # Of the chapters nbval runs those of which that book has executed no page, for test-all also one page of each
 # template. They come first, so that no long file is left for the end, when the other workers have nothing to do.
@@ -61,12 +61,13 @@ $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --junitxml _build/tests.xm
   --no-loadscope-reorder --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(1) \
   $$(for chapter in $(CHAPTERS); do \
     ls $(TESTED)/_build/executed/$${chapter%.ipynb}$(2).ipynb > /dev/null 2>&1 || echo $$chapter; done) \
-  tests memlib
+  tests memlib book/_ext
 endef
 
 lint: $(READY)  ## check format and style, and that the chapters carry no outputs
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	$(BIN)/lint-imports --no-cache
 	$(if $(CHAPTERS),$(BIN)/nbstripout --verify --keep-id $(CHAPTERS))
 
 clean:  ## remove what the build made: _build, caches, .venv (results/ and published/ stay)

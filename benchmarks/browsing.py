@@ -18,7 +18,7 @@ import torch
 from measure import interleaved, machine, spread, table
 from playwright.sync_api import Browser, sync_playwright
 
-from memlib.pages import ROOT
+from book._ext.pages import ROOT
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # What a browser does on its own account would wait for a network that may not be there.

@@ -20,11 +20,9 @@ import click
 import psutil
 import torch
 
-from memlib.cost import Limits, machine_limits
-from memlib.device import choose_device
-from memlib.parallel import one_thread, processes
-from memlib.precision import check_precision
-from memlib.provenance import processor
+from memlib.device import check_precision, choose_device, one_thread, processor
+from memlib.runs.cost import Limits, machine_limits
+from memlib.runs.executors import processes
 
 FEWEST = 20  # images
 WATCHED = {

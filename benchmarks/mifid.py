@@ -17,7 +17,7 @@ from measure import interleaved, machine, peak_memory, save, spread, table
 from numpy.typing import NDArray
 from scipy import linalg
 
-from memlib.mifid import frechet_distance, memorization_distance, moments
+from memlib.metrics.mifid import frechet_distance, memorization_distance, moments
 
 WHOLE = 50_000  # images on both sides, the size of CIFAR-10's training set and of a usual FID
 

@@ -19,10 +19,10 @@ from measure import interleaved, machine, options, save, table, where
 from workload import FOLDS, described, observed, setting
 
 from memlib.data import ImageSet
+from memlib.device import one_thread
 from memlib.experiment import Stream
-from memlib.parallel import one_thread
+from memlib.runs.task import Task
 from memlib.scoring import score_images
-from memlib.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,13 +36,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from workload import FOLDS, GROUPS, described, observed, setting
 
-from memlib.cost import flops_per_image
 from memlib.data import ImageSet
+from memlib.device import products
 from memlib.ensemble import Ensemble, draws, perturbed
 from memlib.experiment import Experiment, Stream
-from memlib.precision import products
+from memlib.runs.cost import flops_per_image
+from memlib.runs.task import Task
 from memlib.scoring import DEVICE_TILE, TILE, score_images
-from memlib.tasks import Task
 
 SAMPLES = 256  # S
 TRAINING_STEPS, TRAINING_IMAGES = 4220, 54_000  # the paper's first evaluation, after 5 epochs

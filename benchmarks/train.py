@@ -31,9 +31,9 @@ from measure import (
 from numpy.typing import NDArray
 from workload import FOLDS, GROUPS, described, models, observed, setting, training, training_sets
 
-from memlib.cost import ADAM_BYTES, flops_per_image
 from memlib.data import ImageSet
 from memlib.experiment import Experiment
+from memlib.runs.cost import ADAM_BYTES, flops_per_image
 
 
 def plain_training(experiment: Experiment, images: ImageSet, device: torch.device) -> Callable[[], float]:

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 import memlib
-from memlib.data import ImageSet, availability, load_images
+from memlib.data import ImageSet
+from memlib.datasets import availability, load_images
 from memlib.ensemble import Ensemble
 from memlib.experiment import Experiment, Stream
 from memlib.memorization import fold_assignment
 from memlib.models import VAE
-from memlib.tasks import Task
+from memlib.runs.task import Task
 
 FOLDS = 5  # K, models of a repeat
 GROUPS = (1, 10)  # repeats stacked on a GPU

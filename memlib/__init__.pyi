@@ -1,12 +1,13 @@
 from . import figures
-from .cross_fit import cross_fit, score_models
-from .data import ImageSet, load_images
+from .data import ImageSet
+from .datasets import load_images
 from .experiment import EXPERIMENTS, Experiment, variant
-from .latent_model import LatentModel
+from .inference import interval, memorized, p_values
 from .memorization import exchanged, highly_memorized, memorization
-from .runs import full_model, remaining, run, stored
-from .score_file import score_table, write_scores
-from .significance import interval, memorized, p_values
+from .runs.cross_fit import cross_fit, score_models
+from .runs.latent_model import LatentModel
+from .runs.run import full_model, remaining, run, stored
+from .runs.score_file import score_table, write_scores
 
 __all__ = [
     "EXPERIMENTS",

@@ -1,32 +1,14 @@
-"""Images to measure: eight bits per channel, with labels and the place each image came from.
+"""Images to measure: eight bits per channel, with labels and the place each image came from."""
 
-One type, `ImageSet`, and one way to get it, `load_images`:
-
-    >>> load_images("digits")
-    ImageSet('digits', 'train', n=1500, channels=1, classes=10)
-"""
-
-import difflib
 import hashlib
-import io
-import os
-import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Self
 
 import numpy as np
-from PIL import Image
-
-from memlib.data_files import FILES, TORCHVISION, check_folder, data_root, ensure_files
-from memlib.image_folder import find_splits, fit_square, has_color, list_images, list_split, read_images
 
 SIZE = 32  # height and width of the images of `DATASETS`, in pixels
-SPLIT_SEED = 0  # of numpy.random.default_rng, for the sets that come without a split of their own
-DATASETS = ("digits", "patches", "mnist", "cifar10", "cifar10-jpeg", "celeba")
-SPLITS = dict.fromkeys(DATASETS, ("train", "test")) | {"celeba": ("train", "valid", "test")}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -122,6 +104,7 @@ class ImageSet:
         Raises:
             ValueError: `indices` is empty, not one-dimensional, not of integers, or out of range.
 
+        >>> from memlib.datasets import load_images
         >>> load_images("patches", "test").subset([5, 0]).index
         array([35, 15])
         """
@@ -132,219 +115,6 @@ class ImageSet:
             raise ValueError(f"indices must be in 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
         images, labels, index = self.images[chosen], self.labels[chosen], self.index[chosen]
         return ImageSet(images, labels, self.classes, self.name, self.split, index)
-
-
-def load_images(
-    name: str, split: str = "train", root: str | os.PathLike[str] | None = None, size: int = SIZE
-) -> ImageSet:
-    """Load one split of a data set as square images, of 32 x 32 pixels but for folders of your own.
-
-    - `digits`: scikit-learn's 1797 digits, levels 0..16 to 0..255, 8x8 to 24x24 (bilinear), padded by 4.
-      1500 train, 297 test.
-    - `patches`: crops on the 32-pixel grid of scikit-learn's two photographs; the label says which one.
-      390 train from columns 0..479, 130 test from columns 480..639.
-    - `mnist`: 28x28 padded by 2. 60000 train, 10000 test.
-    - `cifar10`: as it is. 50000 train, 10000 test.
-    - `cifar10-jpeg`: CIFAR-10 after lossy compression, two archives of class folders of JPEG files, ordered
-      by class and file name. 50000 train, 10000 test. Densities on it are not those of `cifar10`.
-    - `celeba`: box (left 15, upper 40, right 163, lower 188) of the aligned 178x218 faces, to 32x32
-      (bilinear, antialias); one class. 162770 train, 19867 valid, 19962 test. Copies on disk go unchecked.
-    - `folder:PATH`: your images, shorter side to `size` (bilinear, antialias), then center crop, so that the
-      aspect ratio is kept. Subfolders `train` and `test` (or `valid`, which is `test` where there is none)
-      are the splits, otherwise 80 % train, 20 % test. Inside, each subfolder is a class, as in torchvision's
-      `ImageFolder`; loose files beside class folders do not count, nor do hidden ones. Images without any
-      class folder are one class named after PATH. C = 1 if no image of any split has color, else 3. EXIF
-      orientation is applied, transparency dropped, sixteen-bit gray scaled to eight.
-
-    Splits made here put the first 297 (digits) or the first fifth, rounded (folder), of
-    `numpy.random.default_rng(SPLIT_SEED).permutation(n)` in test, the others in train, in ascending order.
-    For these sets and for `patches` (260 photograph + 20 row + column) `index` counts over the whole set, for
-    the others within the split.
-
-    Args:
-        name: one of `DATASETS`, or `folder:PATH` (`~` is expanded).
-        split: one of `SPLITS[name]`; for a folder `train` or `test`, or `valid` if it has one.
-        root: folder of `mnist`, `cifar10` and `celeba` in torchvision's layout and of the archives of
-            `cifar10-jpeg`. Default: the environment variable MEMLIB_DATA, else `memlib/data` in the user's
-            cache folder. torchvision downloads to it what is missing (`celeba` needs the package gdown;
-            `cifar10-jpeg` has no public source).
-        size: height and width in pixels, for a folder 1 or more, for the others 32. Experiments use 32.
-
-    Raises:
-        ValueError: Unknown name or split; a size that is not allowed; a data folder that is a file; damaged
-            files; files that cannot be read as images, by name.
-        FileNotFoundError: Files missing that cannot be downloaded; a folder missing or without images.
-
-    Source: van den Burg & Williams (2021), supplement B (mnist, cifar10, celeba).
-    """
-    if type(size) is not int or size < 1:
-        raise ValueError(f"size is {size!r}; allowed: a whole number, 1 or more")
-    if isinstance(name, str) and name.startswith("folder:") and name != "folder:":
-        return _load_folder(Path(name.removeprefix("folder:")).expanduser().resolve(), split, size)
-    check_known("data set", name, (*DATASETS, "folder:PATH"))
-    check_known(f"split of {name}", split, SPLITS[name])
-    if size != SIZE:
-        raise ValueError(f"size is {size}; allowed: {SIZE} for {name}, others for folder:PATH alone")
-    match name:
-        case "digits":
-            return _load_digits(split)
-        case "patches":
-            return _load_patches(split)
-        case "celeba":
-            return _load_celeba(split, data_root(root))
-        case "cifar10-jpeg":
-            return _load_cifar10_jpeg(split, data_root(root))
-    return _load_torchvision(name, split, data_root(root))
-
-
-def availability(root: str | os.PathLike[str] | None = None) -> dict[str, str]:
-    """Where each of `DATASETS` is, one line of text per name; reads no image and uses no network.
-
-    Args:
-        root: data folder, as in `load_images`; ValueError where it is a file.
-
-    >>> availability()["digits"]
-    'bundled with scikit-learn'
-    """
-    lines, folder = dict.fromkeys(DATASETS, "bundled with scikit-learn"), data_root(root)
-    check_folder(folder)
-    for name, files in FILES.items():
-        paths = [folder / file for file in files]
-        place = f"found in {paths[0].parent}"
-        found = all(path.exists() for path in paths)
-        missing = "memlib downloads it on first use" if name in TORCHVISION else "memlib cannot download it"
-        lines[name] = place if found else f"not {place}: {missing}"
-    return lines
-
-
-def _load_digits(split: str) -> ImageSet:
-    from sklearn.datasets import load_digits
-
-    source = load_digits()
-    digits = source.images.astype(np.int64)  # (1797, 8, 8), levels 0..16
-    # Enlarged three times, every pixel lies at a whole number of thirds of a source pixel: bilinear
-    # interpolation is exact in integers, and the fingerprint the same on every machine.
-    thirds = np.clip(np.arange(24) - 1, 0, 21)
-    left, part = thirds // 3, thirds % 3
-    right = np.minimum(left + 1, 7)
-    rows = (3 - part)[:, None] * digits[:, left] + part[:, None] * digits[:, right]  # (n, 8, 8) -> (n, 24, 8)
-    levels = (3 - part) * rows[:, :, left] + part * rows[:, :, right]  # (n, 24, 8) -> (n, 24, 24), 0..144
-    images = np.zeros((len(digits), 1, SIZE, SIZE), np.uint8)
-    images[:, 0, 4:28, 4:28] = (255 * levels + 72) // 144
-    index = _draw_split(len(digits), 297, split)
-    labels = source.target.astype(np.int64)
-    return ImageSet(images[index], labels[index], tuple("0123456789"), "digits", split, index)
-
-
-def _load_patches(split: str) -> ImageSet:
-    from sklearn.datasets import load_sample_image
-
-    photos = np.stack([load_sample_image("china.jpg"), load_sample_image("flower.jpg")])  # (2, 427, 640, 3)
-    grid = photos[:, : 13 * SIZE].reshape(2, 13, SIZE, 20, SIZE, 3)
-    grid = grid.transpose(0, 1, 3, 5, 2, 4)  # (2, 13, 32, 20, 32, 3) -> (2, 13, 20, 3, 32, 32)
-    columns = slice(0, 15) if split == "train" else slice(15, 20)
-    images = grid[:, :, columns].reshape(-1, 3, SIZE, SIZE)  # (2, 13, 15 or 5, 3, 32, 32) -> (n, 3, 32, 32)
-    index = np.arange(520).reshape(2, 13, 20)[:, :, columns].ravel()
-    return ImageSet(images, index // 260, ("china", "flower"), "patches", split, index)
-
-
-def _load_torchvision(name: str, split: str, root: Path) -> ImageSet:
-    ensure_files(name, root)
-    from torchvision import datasets
-
-    source = getattr(datasets, TORCHVISION[name])(root, train=split == "train")
-    if name == "mnist":
-        images = np.pad(source.data.numpy()[:, None], ((0, 0), (0, 0), (2, 2), (2, 2)))  # -> (n, 1, 32, 32)
-        classes = tuple("0123456789")
-    else:
-        images = source.data.transpose(0, 3, 1, 2)  # (n, 32, 32, 3) -> (n, 3, 32, 32)
-        classes = tuple(source.classes)
-    labels = np.asarray(source.targets, np.int64)
-    return ImageSet(images, labels, classes, name, split, np.arange(len(labels)))
-
-
-def _load_cifar10_jpeg(split: str, root: Path) -> ImageSet:
-    ensure_files("cifar10-jpeg", root)
-    with zipfile.ZipFile(root / f"cifar10-jpeg-{split}.zip") as archive:
-        paths = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
-        images = read_images(
-            paths,
-            (3, SIZE, SIZE),
-            lambda image: image.convert("RGB"),
-            lambda path: io.BytesIO(archive.read(path)),
-        )
-    names = [Path(path).parent.name for path in paths]
-    classes, labels = np.unique(names, return_inverse=True)
-    classes = tuple(classes.tolist())
-    return ImageSet(images, labels.astype(np.int64), classes, "cifar10-jpeg", split, np.arange(len(paths)))
-
-
-def _load_celeba(split: str, root: Path) -> ImageSet:
-    # torchvision accepts an extracted copy only together with five annotation files that are not needed here.
-    ensure_files("celeba", root)
-    partition, folder = (root / file for file in FILES["celeba"])
-    wanted = str(SPLITS["celeba"].index(split))
-    paths = []
-    for number, line in enumerate(partition.read_text(errors="replace").splitlines(), start=1):
-        match line.split():
-            case [file, ("0" | "1" | "2") as part]:
-                paths += [str(folder / file)] if part == wanted else []
-            case _:
-                raise ValueError(f"{partition}, line {number}: expected FILE and 0, 1 or 2, got {line!r:.80}")
-    if not paths:
-        raise ValueError(f"{partition} lists no image of split {split!r} (number {wanted})")
-    images = read_images(paths, (3, SIZE, SIZE), _crop_face)
-    labels = np.zeros(len(paths), np.int64)
-    return ImageSet(images, labels, ("face",), "celeba", split, np.arange(len(paths)))
-
-
-def _draw_split(n: int, n_test: int, split: str) -> np.ndarray:
-    order = np.random.default_rng(SPLIT_SEED).permutation(n)
-    return np.sort(order[:n_test] if split == "test" else order[n_test:])
-
-
-def _load_folder(path: Path, split: str, size: int) -> ImageSet:
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path} is not a folder: 'folder:PATH' expects a folder of images")
-    parts = find_splits(path)
-    check_known(f"split of {path}", split, tuple(parts) or ("train", "test"))
-    if parts:
-        paths, labels, classes, everything = list_split(parts, split, path.name)
-        index = np.arange(len(paths))
-    else:
-        everything, labels, classes = list_images(path, path.name)
-        if len(everything) < 2:
-            raise ValueError(f"{path} holds one image: at least two are needed for train and test")
-        index = _draw_split(len(everything), max(1, round(len(everything) / 5)), split)
-        paths, labels = [everything[i] for i in index], labels[index]
-    # Decided over all splits, so that a model trained on one fits the others.
-    mode, channels = ("RGB", 3) if any(has_color(file) for file in everything) else ("L", 1)
-    images = read_images(paths, (channels, size, size), lambda image: fit_square(image, mode, size))
-    return ImageSet(images, labels, classes, f"folder:{path}", split, index)
-
-
-def _crop_face(image: Image.Image) -> Image.Image:
-    if image.size != (178, 218):
-        raise ValueError(f"expected the aligned 178x218 image, got {image.width}x{image.height}")
-    return image.convert("RGB").crop((15, 40, 163, 188)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint at the most similar known word, or nothing.
-
-    >>> nearest("MINST", ["digits", "mnist"])
-    ' (did you mean mnist?)'
-    """
-    near = difflib.get_close_matches(word.lower(), list(known), 1, cutoff=0.4)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def check_known(kind: str, name: object, known: Iterable[str], where: str = "") -> None:
-    """ValueError that says where, for a name that is not known; it names the nearest and all that are."""
-    known = list(dict.fromkeys(known))
-    if name not in known:
-        hint = nearest(str(name), known)
-        raise ValueError(f"{where}unknown {kind} {name!r}{hint}; allowed: {', '.join(known)}")
 
 
 def _dtype(value: object) -> np.dtype | None:

@@ -1,13 +1,21 @@
-"""Where PyTorch computes."""
+"""Where and how PyTorch computes: device, threads, precision of products and convolutions."""
 
+import contextlib
 import functools
 import logging
 import os
+import platform
 import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
 
 import torch
 
+from memlib.experiment import Precision
+
 LOG = logging.getLogger("memlib")
+UNKNOWN = "unknown"
 
 
 def check_device(name: str) -> None:
@@ -46,3 +54,62 @@ def compiler_works(device: torch.device) -> bool:
         LOG.warning("torch.compile does not work here (%s); scoring takes somewhat longer", reason)
         return False
     return True
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """ValueError for a precision that does not exist, or not on the device."""
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}; allowed: {', '.join(get_args(Precision))}")
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError(f"precision is 'tf32', which only GPUs have; allowed on {device}: float32, bfloat16")
+
+
+@contextlib.contextmanager
+def products(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Compute products and convolutions, those of the backward pass included, at a precision.
+
+    float32 means float32: without this block PyTorch lets convolutions on a GPU use TF32.
+    """
+    if device.type == "cuda":
+        before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        # the cache would keep casts of parameters that a step has changed since
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False
+        ):
+            yield
+    finally:
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes on one core within this block, and takes numbers below 1e-38, slow ones, for 0.
+
+    Afterwards the number of threads is as before, and small numbers count, as is PyTorch's default.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name where the system tells it, else "unknown" with the architecture.
+
+    Args:
+        cpuinfo: the file in which Linux tells it.
+    """
+    lines = cpuinfo.read_text("utf-8", "replace").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    named = next((name for name in names if name and name != UNKNOWN), platform.processor())
+    architecture = platform.machine()
+    if named in ("", UNKNOWN, architecture, "arm", "i386"):  # macOS gives a family for a name
+        return f"{UNKNOWN} ({architecture})" if architecture else UNKNOWN
+    return named

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from memlib.device import check_precision, products
 from memlib.experiment import Precision
 from memlib.models import VAE, Likelihood
-from memlib.precision import check_precision, products
+
+Tick = Callable[[int], object]  # is told how many image-model pairs have been done since the last call
 
 
 @dataclass

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 
-from memlib.data import DATASETS, ImageSet, check_known, load_images
-from memlib.data_files import data_root
+from memlib.checks import check_known
+from memlib.data import ImageSet
+from memlib.datasets import DATASETS, data_root, load_images
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, which who lists experiments need not wait for
     import torch

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from memlib.decoding import PerceptronDecoder
-from memlib.ensemble import Ensemble, Streams, draws, perturbed
-from memlib.models import VAE, Likelihood
-from memlib.pareto import khat_threshold, pareto_k
-from memlib.precision import products
-from memlib.training import Tick
+from memlib.device import products
+from memlib.ensemble import Ensemble, Streams, Tick, draws, perturbed
+from memlib.models import VAE, Decoder, Likelihood
+from memlib.psis import khat_threshold, pareto_k
 
 # Decoder outputs (E * B * S * D) held at once: in float32 1 MiB, half of one core's second-level cache.
 TILE = 2**18
@@ -37,7 +35,7 @@ class LogProb(NamedTuple):
 
     `ess` is Kong's effective sample size $(\sum_s w_s)^2 / \sum_s w_s^2$, between 1 and S. Where all weights
     are zero (`log_px` is minus infinity) the quotient is 0 / 0, and `ess` is 1. `khat` is the Pareto k-hat of
-    the weights, see `memlib.pareto`. `num_samples`, int64, is the number behind the three.
+    the weights, see `memlib.psis`. `num_samples`, int64, is the number behind the three.
     """
 
     log_px: Tensor
@@ -271,3 +269,61 @@ def _seed(stream: torch.Generator) -> int:
     fork = torch.Generator(stream.device)
     fork.set_state(stream.get_state())
     return int(torch.randint(2**62, (), generator=fork, device=stream.device))
+
+
+class PerceptronDecoder:
+    """A decoder of linear layers and ReLUs.
+
+    The samples of one image lie close together in latent space. Hidden units that a ReLU leaves off in all of
+    them, a few early in training and about half late, contribute nothing to the next layer and are left out
+    of its product: exact, up to the order of summation.
+
+    Hidden layers are held transposed, (units, rows), with a last unit that is always 1, whose weight is the
+    bias: so selecting units copies whole rows.
+    """
+
+    def __init__(self, decoder: Decoder):
+        layers = [layer for layer in decoder.trunk if isinstance(layer, nn.Linear)]
+        self._weights = [torch.cat([m.weight.t(), m.bias[None]]).contiguous() for m in layers]  # (I + 1, O)
+        self._buffers: dict[str, Tensor] = {}
+
+    @staticmethod
+    def takes(decoder: Decoder) -> bool:
+        """Whether `decoder` maps straight to one output through linear layers with ReLUs between them."""
+        linear, between = list(decoder.trunk)[::2], list(decoder.trunk)[1::2]
+        return (
+            decoder.outputs == 1
+            and decoder.log_var is None
+            and all(isinstance(layer, nn.Linear) for layer in linear)
+            and all(isinstance(layer, nn.ReLU) for layer in between)
+        )
+
+    def __call__(self, z: Tensor, rows: int) -> Tensor:
+        """Decode z (R, Z) to (R, D), in blocks of `rows` samples that belong together.
+
+        The result lives in memory that the next call overwrites.
+        """
+        out = self._memory("out", len(z), self._weights[-1].shape[1])
+        for block, result in zip(z.to(out.dtype).split(rows), out.split(rows), strict=True):
+            h = torch.cat([block.t(), block.new_ones(1, len(block))])  # (Z + 1, rows)
+            weight = self._weights[0]
+            for depth, following in enumerate(self._weights[1:]):
+                units = self._memory(f"units {depth}", weight.shape[1] + 1, len(block))
+                torch.mm(weight.t(), h, out=units[:-1])
+                units[-1] = 1
+                on = (units.amax(1) > 0).nonzero().squeeze(1)
+                h = self._selected(f"on {depth}", units, on).relu_()
+                weight = self._selected(f"weight {depth}", following, on)
+            torch.mm(h.t(), weight, out=result)
+        return out
+
+    def _selected(self, name: str, matrix: Tensor, rows: Tensor) -> Tensor:
+        selected = self._memory(name, len(matrix), matrix.shape[1])[: len(rows)]
+        return torch.index_select(matrix, 0, rows, out=selected)
+
+    def _memory(self, name: str, *shape: int) -> Tensor:
+        """The matrix of that name: made once, since fresh memory costs as much as the work in it."""
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.shape != shape:
+            buffer = self._buffers[name] = self._weights[0].new_empty(shape)
+        return buffer

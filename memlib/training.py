@@ -7,10 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memlib.ensemble import Ensemble, draws, flipped, perturbed
-from memlib.precision import products
-
-Tick = Callable[[int], object]  # is told how many image-model pairs have been done since the last call
+from memlib.device import products
+from memlib.ensemble import Ensemble, Tick, draws, flipped, perturbed
 
 
 def negative_elbo(model: Ensemble, y: Tensor, eps: Tensor) -> Tensor:

@@ -45,13 +45,13 @@ ARRAYS = [
         "log_px is NaN 480 times and +inf 0 times; allowed",
     ),
     call(
-        "significance.rank_correlation(M, M * np.nan)",
+        "inference.rank_correlation(M, M * np.nan)",
         "a and b must be numbers (n,), n at least 4, without NaN",
     ),
-    call("stability.stability(result.isel(repeat=[0]))", "the run has 1 repeat; allowed: 2 or more"),
-    call("stability.reliability(1.1, repeats=1, wanted=2)", "rank is 1.1; allowed: 0 to 1"),
+    call("inference.stability(result.isel(repeat=[0]))", "the run has 1 repeat; allowed: 2 or more"),
+    call("inference.reliability(1.1, repeats=1, wanted=2)", "rank is 1.1; allowed: 0 to 1"),
     call("memorization_scores(log_px, fold_of, variance=log_px[0])", "variance has shape (4, 40); allowed"),
-    call("memlib.pareto.khat_threshold(0)", "num_samples is 0; allowed: 1 or more"),
+    call("memlib.psis.khat_threshold(0)", "num_samples is 0; allowed: 1 or more"),
 ]
 
 TOO_FEW = [
@@ -86,23 +86,23 @@ YARDSTICKS = [
     call("mifid.memorization_distance(x, y[:, :3])", "generated have 4 features, training 3; allowed: as"),
     call("mifid.memorization_distance(x, 0 * y)", "all training features are zero; allowed: some that have"),
     call("mifid.mifid(np.nan * x, y, eps=0.1)", "generated have values that are not finite; allowed: finite"),
-    call("metrics.data_copying(x, y, y[:9])", "allowed: more generated images, or fewer cells than 3"),
-    call("metrics.closer_share(x, y, x)", "samples must be as many as validation observations"),
-    call("metrics.precision_recall(x, y, k=30)", "k is 30 and generated are 30; allowed: k from 1"),
+    call("samples.data_copying(x, y, y[:9])", "allowed: more generated images, or fewer cells than 3"),
+    call("samples.closer_share(x, y, x)", "samples must be as many as validation observations"),
+    call("samples.precision_recall(x, y, k=30)", "k is 30 and generated are 30; allowed: k from 1"),
     call("yardsticks.perfect_generator(y, x, 0.1, splits=1)", "splits is 1; allowed: 2 or more"),
     call('planted.cheat("copy", digits.images, 9)', "unknown cheat 'copy' (did you mean"),
     call("planted.mixture(digits.images, digits.images, 1.5)", "share is 1.5; allowed: 0 to 1"),
     call("features.train_classifier(digits.subset([0, 0]))", "has one label; allowed: images of two or more"),
     variable("MEMLIB_DATA", "FILE", "competition.load()", "the data folder is 'FILE', which is a file"),
     call("mifid.mifid(x, y, eps=0.1, level=95)", "level is 95; allowed: between 0 and 1"),
-    call("metrics.authenticity(x, y, np.ones(99))", "spacing is (99,); allowed: (40,)"),
-    call("metrics.precision_recall(x, y, 3, np.ones(1))", "reach is (1,); allowed: (40,), one of each"),
+    call("samples.authenticity(x, y, np.ones(99))", "spacing is (99,); allowed: (40,)"),
+    call("samples.precision_recall(x, y, 3, np.ones(1))", "reach is (1,); allowed: (40,), one of each"),
     call(
-        "metrics.auc(M, M.astype(int))", "score is (40,) and positive int64 (40,); allowed: (n,), bool (n,)"
+        "detection.auc(M, M.astype(int))", "score is (40,) and positive int64 (40,); allowed: (n,), bool (n,)"
     ),
-    call("metrics.auc(M * np.nan, M > 9)", "score is NaN 40 times; allowed: numbers that have an order"),
-    call("metrics.auc(M, M > 99)", "0 of 40 are positive; allowed: some, and not all"),
-    call("metrics.auc(M, M > 9, level=95)", "level is 95; allowed: between 0 and 1"),
+    call("detection.auc(M * np.nan, M > 9)", "score is NaN 40 times; allowed: numbers that have an order"),
+    call("detection.auc(M, M > 99)", "0 of 40 are positive; allowed: some, and not all"),
+    call("detection.auc(M, M > 9, level=95)", "level is 95; allowed: between 0 and 1"),
     call("yardsticks.by_image(x, y, x)", "samples are 30, held_out 40; allowed: as many"),
     call(
         "features.pixels(digits.images / 255)",
@@ -138,7 +138,7 @@ YARDSTICKS = [
         "neighbors.distance_ratio(x, y, x)",
         "samples must be as many as validation observations, got 40 and 30",
     ),
-    call("neighbors.binned_mean(M, M, 1, 3, 2)", "bins must be finite with width > 0 and low < high"),
+    call("probabilities.binned_mean(M, M, 1, 3, 2)", "bins must be finite with width > 0 and low < high"),
     call(
         "duplicates.near_duplicates(digits.images / 255)", "images must be uint8 (n, C, H, W), n at least 1"
     ),
@@ -182,8 +182,8 @@ YARDSTICKS = [
         "explorer.Kin(digits.images / 255, np.array([[0]]), np.zeros((1, 1)))",
         "pool must be uint8 (m, C, H, W), got float64 (297, 1, 32, 32)",
     ),
-    call("metrics.auc(M, M > 9, original=M[:9])", "original is (9,); allowed: as score, (40,)"),
-    call("metrics.data_copying(x, y, y, 41)", "cells is 41; allowed: 1 to 40, the training images"),
+    call("detection.auc(M, M > 9, original=M[:9])", "original is (9,); allowed: as score, (40,)"),
+    call("samples.data_copying(x, y, y, 41)", "cells is 41; allowed: 1 to 40, the training images"),
     call("yardsticks.yardsticks({}, x, y, 0.1)", "generators are none; allowed: one or more"),
     call("features.spaces(digits, digits, 298, 1)", "width is 298; allowed: 1 to 297, the measured imag"),
     call("densities.LinearGaussian(x, M[:3], 1.0)", "weight must be (D, Z) and bias (D,), got (40, 4), (3,)"),

@@ -103,7 +103,7 @@ PARAMETER_FILES = [
     page("memorized", "unknown page: memorized; allowed: 04-memorized-digits-lr3, index"),
     _quick("\0", "quick.yaml: not valid YAML, unacceptable character #x0000"),
     page_file("../index.ipynb", "{", "book/index.ipynb is not a notebook: "),
-    call('memlib.pages.load_pages("quick", "NOWHERE")', "no file NOWHERE/params/pages.yaml"),
+    call('pages.load_pages("quick", "NOWHERE")', "no file NOWHERE/params/pages.yaml"),
 ]
 
 PARAMETERS = [
@@ -286,16 +286,18 @@ SURROUNDINGS = [
         "executor is of type object; allowed: a concurrent.futures.Exec",
     ),
     call('memlib.run(experiment, device="cuda0")', "device is 'cuda0'; allowed: cpu, cuda, cuda:N"),
-    call("memlib.cost.cost(experiment, 1, 1, 20)", "n is 1; allowed: 2 or more"),
-    call("memlib.cost.cost(experiment, 24, 1, 20, {0: 3})", "epochs that are done is 3; allowed: 0 to 2"),
-    call("memlib.cost.cost(experiment, 24, 1, -1)", "validation_images is -1; allowed: 0 or more"),
-    call("memlib.cost.cost(experiment, 24, 1, 20, at_once=0)", "at_once is 0; allowed: 1 or more"),
-    call("memlib.cost.cost(experiment, 24, 2, 20)", "channels is 2; allowed: 1, 3"),
-    call("memlib.cost.machine_limits(threads=-1)", "threads is -1; allowed: 0 or more"),
-    call("memlib.chapter.record(median=[4])", "median is a list; allowed: a number or a string"),
-    call('memlib.dark.themed("")', "no <svg> element: only the text of an SVG can be themed"),
-    call("""memlib.dark.themed('<svg fill="#123456"/>')""", "no dark color for #123456; memlib.dark."),
-    call("memlib.staging.add_notice(None, {'in_place_of': 'celebs'})", "unknown experiment 'celebs'"),
+    call("memlib.runs.cost.cost(experiment, 1, 1, 20)", "n is 1; allowed: 2 or more"),
+    call(
+        "memlib.runs.cost.cost(experiment, 24, 1, 20, {0: 3})", "epochs that are done is 3; allowed: 0 to 2"
+    ),
+    call("memlib.runs.cost.cost(experiment, 24, 1, -1)", "validation_images is -1; allowed: 0 or more"),
+    call("memlib.runs.cost.cost(experiment, 24, 1, 20, at_once=0)", "at_once is 0; allowed: 1 or more"),
+    call("memlib.runs.cost.cost(experiment, 24, 2, 20)", "channels is 2; allowed: 1, 3"),
+    call("memlib.runs.cost.machine_limits(threads=-1)", "threads is -1; allowed: 0 or more"),
+    call("memlib.chapters.notebook.record(median=[4])", "median is a list; allowed: a number or a string"),
+    call('dark.themed("")', "no <svg> element: only the text of an SVG can be themed"),
+    call("""dark.themed('<svg fill="#123456"/>')""", "no dark color for #123456; DARK has"),
+    call("staging.add_notice(None, {'in_place_of': 'celebs'})", "unknown experiment 'celebs'"),
 ]
 
 COMMANDS = [
@@ -321,8 +323,7 @@ COMMANDS = [
     command(
         "scores digits-lr3 --out NOWHERE.parquet", "5 of 5 tasks are missing in RESULTS/digits-HASH; run"
     ),
-    command("book --size huge", "unknown size 'huge'; allowed: quick, laptop, paper, published"),
-    command("book --jobs 0", "Invalid value for '--jobs': 0 is not in the range"),
+    call('pages.load_pages("huge")', "unknown size 'huge'; allowed: quick, laptop, paper, published"),
 ]
 
 CASES = [

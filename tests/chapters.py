@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from memlib.chapter import record
+from memlib.chapters.notebook import record
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,7 +32,7 @@ def execute(chapter: str, **parameters: Any) -> dict[str, Any]:
     try:
         with (
             mock.patch("IPython.get_ipython", return_value=shell),
-            mock.patch("memlib.chapter.record", recorded),
+            mock.patch("memlib.chapters.notebook.record", recorded),
         ):
             for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
                 names["In"].append(cell.source)

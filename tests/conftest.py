@@ -12,9 +12,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from memlib.competition import FILE
-from memlib.data import availability
-from memlib.data_files import data_root
+from memlib.chapters.competition import FILE
+from memlib.datasets import availability, data_root
 
 matplotlib.use("Agg")
 # shared machines stall now and then: no example is judged by its time
@@ -64,7 +63,7 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def update(self, flop: float) -> None:
             self.done += flop
 
-    monkeypatch.setattr("memlib.runs.progress_bar", Bar)
+    monkeypatch.setattr("memlib.runs.run.progress_bar", Bar)
     return bars
 
 

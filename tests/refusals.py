@@ -24,27 +24,17 @@ from PIL import Image
 from tinybook import notebook, write_book
 
 import memlib
-from memlib import __main__ as cli
-from memlib import (
-    book,
-    competition,
-    densities,
-    duplicates,
-    explorer,
-    features,
-    metrics,
-    mifid,
-    neighbors,
-    pages,
-    planted,
-    significance,
-    stability,
-    store,
-    yardsticks,
-)
-from memlib.cluster import ClusterError
+from book._ext import build as book
+from book._ext import dark, pages, staging
+from memlib import inference
+from memlib.chapters import competition, explorer, planted, yardsticks
+from memlib.chapters import exact as densities
+from memlib.figures import probabilities
 from memlib.memorization import fold_assignment, memorization_scores
-from memlib.worker import requested
+from memlib.metrics import detection, duplicates, features, mifid, neighbors, samples
+from memlib.runs import cli, store
+from memlib.runs.cluster import ClusterError
+from memlib.runs.worker import requested
 
 TINY = memlib.variant("digits-lr3", num_images=24, folds=2, repeats=1, epochs=2, num_samples=2)
 
@@ -89,7 +79,7 @@ def refusal(case: Case) -> Refusal:
         places = {"MEMLIB_RESULTS": f"{folder}/RESULTS", "MEMLIB_DATA": f"{folder}/DATA"}
         patches.enter_context(mock.patch.dict(os.environ, places | {"MEMLIB_DEVICE": "cpu"}))
         patches.enter_context(mock.patch("torch.cuda.is_available", return_value=False))
-        for module in ("training", "tasks", "cost"):
+        for module in ("training", "runs.task", "runs.cost"):
             patches.enter_context(mock.patch(f"memlib.{module}.fit", train))
         patches.enter_context(contextlib.chdir(folder))
         for file in ("FILE", "FILE.parquet"):
@@ -134,7 +124,11 @@ NAMES = {
     "x": _RNG.normal(size=(40, 4)),
     "y": _RNG.normal(size=(30, 4)),
     "mifid": mifid,
-    "metrics": metrics,
+    "detection": detection,
+    "samples": samples,
+    "probabilities": probabilities,
+    "dark": dark,
+    "staging": staging,
     "yardsticks": yardsticks,
     "features": features,
     "competition": competition,
@@ -144,8 +138,7 @@ NAMES = {
     "duplicates": duplicates,
     "explorer": explorer,
     "neighbors": neighbors,
-    "significance": significance,
-    "stability": stability,
+    "inference": inference,
 }
 
 
@@ -165,8 +158,7 @@ def command(words: str, message: str) -> Case:
     def run(folder: Path) -> object:
         given = re.sub(r"\b(FILE|NOWHERE)", rf"{folder}/\1", words).split()
         with (
-            mock.patch.object(cli.signal, "signal"),
-            mock.patch("memlib.cluster.CONNECT_SECONDS", 1),
+            mock.patch("memlib.runs.cluster.CONNECT_SECONDS", 1),
         ):
             return CliRunner(catch_exceptions=False).invoke(cli.main, given, prog_name="memlib")
 
@@ -208,7 +200,7 @@ def paper_figure(text: str, message: str) -> Case:
 
     def build(folder: Path) -> object:
         _small_book(folder, **{"figures.yaml": f"figures: [{text}]"})
-        with mock.patch("memlib.book.execute_pages", side_effect=TrainingReached(text)):
+        with mock.patch("book._ext.build.execute_pages", side_effect=TrainingReached(text)):
             return book.build_book("quick", folder)
 
     return Case(f"`figures: [{text}]` in `figures.yaml`", build, message)

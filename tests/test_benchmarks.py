@@ -12,9 +12,9 @@ import torch
 from click.testing import CliRunner
 
 import memlib.scoring
+from memlib.device import one_thread
 from memlib.ensemble import Ensemble, draws, perturbed
 from memlib.experiment import Stream
-from memlib.parallel import one_thread
 from memlib.scoring import score_images
 from memlib.training import negative_elbo
 

@@ -16,8 +16,8 @@ from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
 
-from memlib.book import toc_pages
-from memlib.pages import ROOT, load_pages
+from book._ext.build import toc_pages
+from book._ext.pages import ROOT, load_pages
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

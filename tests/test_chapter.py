@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from tinybook import CHECK, PARAMETERS, notebook
 
-from memlib import chapter
+from memlib.chapters import notebook as chapter
 from memlib.experiment import variant
 
 

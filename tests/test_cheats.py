@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memlib.data import load_images
-from memlib.planted import CHEATS, FEW, NOISE, cheat, mixture
+from memlib.chapters.planted import CHEATS, FEW, NOISE, cheat, mixture
+from memlib.datasets import load_images
 
 IMAGES = load_images("patches").images[:50]
 BLACK, WHITE = (np.full((10, 1, 32, 32), level, dtype=np.uint8) for level in (0, 255))

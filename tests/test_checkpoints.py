@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from memlib import store
-from memlib.checkpoints import Checkpoints
-from memlib.cost import Probe, cost
 from memlib.experiment import variant
-from memlib.runs import remaining, run
-from memlib.worker import Job, compute
+from memlib.runs import store
+from memlib.runs.checkpoints import Checkpoints
+from memlib.runs.cost import Probe, cost
+from memlib.runs.run import remaining, run
+from memlib.runs.worker import Job, compute
 
 SMALL = {"num_images": 16, "epochs": 4, "score_every": 1, "folds": 2, "num_samples": 3, "batch_size": 4}
 DIGITS = variant("digits-lr3", **SMALL, repeats=2)
@@ -84,7 +84,7 @@ def test_checkpoints_come_with_every_evaluation_and_when_time_has_passed(tmp_pat
     run(seldom, tmp_path / "evaluated", progress=False)
     assert written == [2, 4, 2, 4]  # of the model of all images, of the repeat; its last epoch is its file
     written.clear()
-    monkeypatch.setattr("memlib.tasks.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("memlib.runs.task.CHECKPOINT_SECONDS", 0)
     run(seldom, tmp_path / "often", progress=False)
     assert written == [1, 2, 3, 4] * 2
 
@@ -155,7 +155,7 @@ def test_another_version_of_pytorch_on_the_way_is_recorded(begun, caplog):
 
 
 def test_what_a_checkpoint_holds_counts_as_done(begun, bars, monkeypatch):
-    monkeypatch.setattr("memlib.cost.probe", lambda *settings: Probe(1.0, 1.0, 1.0, "here"))
+    monkeypatch.setattr("memlib.runs.cost.probe", lambda *settings: Probe(1.0, 1.0, 1.0, "here"))
     left = remaining(DIGITS, begun.parent, device="cpu").cost
     assert left == cost(DIGITS, 16, 1, 297, {0: 3, 1: 0})
     run(DIGITS, begun.parent)

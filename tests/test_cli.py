@@ -9,12 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from memlib import __main__ as cli
-from memlib import book, inventory
-from memlib.cluster import ClusterError
 from memlib.experiment import EXPERIMENTS
-from memlib.inventory import Stored
-from memlib.store import StoreError
+from memlib.runs import cli, inventory
+from memlib.runs.cluster import ClusterError
+from memlib.runs.inventory import Stored
+from memlib.runs.store import StoreError
 
 SMALL = "--epochs 1 --folds 2 --repeats 1 --num-images 24 --num-samples 2"
 
@@ -93,7 +92,7 @@ def test_a_quantile_of_too_few_images_is_not_told(tmp_path):
 
 
 def test_scores_writes_what_was_run_and_trains_nothing(first, tmp_path, monkeypatch):
-    monkeypatch.setattr("memlib.tasks.fit", None)  # training now would fail
+    monkeypatch.setattr("memlib.runs.task.fit", None)  # training now would fail
     monkeypatch.setenv("HOME", str(tmp_path))
     done = call(f"scores digits-lr3 {SMALL} --root {first[0]}", "--out=~/scores.parquet")
     out = tmp_path / "scores.parquet"
@@ -104,7 +103,7 @@ def test_scores_writes_what_was_run_and_trains_nothing(first, tmp_path, monkeypa
 
 
 def test_scores_of_what_was_not_run_are_refused_and_nothing_trains(first, spoilt, tmp_path, monkeypatch):
-    monkeypatch.setattr("memlib.tasks.fit", None)  # training would fail
+    monkeypatch.setattr("memlib.runs.task.fit", None)  # training would fail
     words, out = f"scores digits-lr3 --root {first[0]} {SMALL}", f"--out {tmp_path}/scores.parquet"
     more = call(words, "--repeats 3", out)
     assert more.exit_code == 2 and "Error: 2 of 4 tasks are missing in " in more.stderr
@@ -156,21 +155,3 @@ def test_data_lists_every_set_and_where_it_is(tmp_path):
     lines = call(f"data --root {tmp_path}").output.splitlines()
     assert lines[0].split() == ["digits", "bundled", "with", "scikit-learn"]
     assert len(lines) == 6 and str(tmp_path) in lines[2]
-
-
-def test_book_passes_its_options_on_and_fails_with_status_1(monkeypatch, tmp_path):
-    calls = []
-
-    def build(size, **options):
-        calls.append((size, options))
-        if size == "quick":
-            raise book.BuildError("1 of 9 pages failed: index")
-        return tmp_path / "index.html"
-
-    monkeypatch.setattr(book, "build_book", build)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
-    done = call("book --jobs 3 --page a --page b")
-    assert done.exit_code == 0 and done.output.splitlines()[-1] == f"The book: {tmp_path / 'index.html'}"
-    failed = call("book --size quick")
-    assert failed.exit_code == 1 and failed.stderr == "Error: 1 of 9 pages failed: index\n"
-    assert calls == [("laptop", {"jobs": 3, "only": ("a", "b")}), ("quick", {"jobs": None, "only": ()})]

@@ -17,10 +17,9 @@ from distributed import Client, KilledWorker, LocalCluster, get_task_stream
 from test_checkpoints import same
 
 import memlib
-from memlib import __main__ as cli
-from memlib import cluster, store
-from memlib.checkpoints import Checkpoints
 from memlib.experiment import variant
+from memlib.runs import cli, cluster, store
+from memlib.runs.checkpoints import Checkpoints
 
 SETTINGS = {"num_images": 20, "epochs": 6, "score_every": 2, "folds": 2, "repeats": 1, "batch_size": 5}
 SETTINGS |= {"num_samples": 4, "architecture": "conv", "width": 2}  # convolutions, whose files are small
@@ -50,7 +49,7 @@ def serial(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_command_line_computes_on_a_scheduler(scheduler, serial, tmp_path, monkeypatch):
-    monkeypatch.setattr("memlib.tasks.fit", None)  # training here would fail
+    monkeypatch.setattr("memlib.runs.task.fit", None)  # training here would fail
     fields = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
     words = ["run", "digits-lr3", *fields, "--root", str(tmp_path), "--device=cpu", "--quiet"]
     done = CliRunner(catch_exceptions=False).invoke(cli.main, [*words, "--scheduler", scheduler])

@@ -7,9 +7,9 @@ from nbformat.v4 import new_code_cell
 from papermill.cli import _resolve_type
 from tinybook import notebook
 
+from book._ext.colophon import Parameter, add_colophon, experiment_of, parameters_with_help
+from book._ext.pages import Page
 from memlib import variant
-from memlib.colophon import Parameter, add_colophon, experiment_of, parameters_with_help
-from memlib.pages import Page
 
 FACTS = {
     **{"date": "2026-11-22T23:52:15-05:00", "seconds": 10.58, "processor": "A fast* one", "gpu": ""},

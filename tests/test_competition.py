@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memlib import competition
-from memlib.competition import FILE, HONEST, LABELS, load, recompute
+from memlib.chapters import competition
+from memlib.chapters.competition import FILE, HONEST, LABELS, load, recompute
 
 # two of the four are without a private score, the last two without a label
 RELEASED = """\

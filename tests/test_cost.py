@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from memlib.cost import Limits, Probe, cost, estimate, flops_per_image, machine_limits, makespan, probe
 from memlib.ensemble import Ensemble
 from memlib.experiment import EXPERIMENTS, variant
-from memlib.runs import run
+from memlib.runs.cost import Limits, Probe, cost, estimate, flops_per_image, machine_limits, makespan, probe
+from memlib.runs.run import run
 from memlib.scoring import score_images
 from memlib.training import train_step
 
@@ -160,7 +160,7 @@ def test_an_estimate_reads_well_with_two_digits():
 
 
 def test_nothing_is_measured_when_nothing_is_missing(monkeypatch):
-    monkeypatch.setattr("memlib.cost.probe", None)
+    monkeypatch.setattr("memlib.runs.cost.probe", None)
     e = estimate(TINY, 31, 1, 20, device="cpu", missing={})
     assert (str(e), e.seconds, e.h200_seconds) == ("nothing is missing", 0, 0)
 
@@ -168,7 +168,7 @@ def test_nothing_is_measured_when_nothing_is_missing(monkeypatch):
 def clock(monkeypatch, seconds):
     """Every look at the clock comes so many seconds after the one before."""
     looks = itertools.count(0.0, seconds)
-    monkeypatch.setattr("memlib.cost.time", SimpleNamespace(perf_counter=lambda: next(looks)))
+    monkeypatch.setattr("memlib.runs.cost.time", SimpleNamespace(perf_counter=lambda: next(looks)))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_probe_measures_every_part(monkeypatch, changes):
             score_images(model, x, num_samples, noise)
         scored.append((len(model) * len(x), num_samples))
 
-    monkeypatch.setattr("memlib.cost.score_images", score)
+    monkeypatch.setattr("memlib.runs.cost.score_images", score)
     clock(monkeypatch, 1 / 64)
     found, flops = probe(experiment, 31, 1, device="cpu", at_once=2), flops_per_image(experiment, 1)
     assert found.training == found.full == 1 / 64 / (3 * 8)

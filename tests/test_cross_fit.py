@@ -19,12 +19,12 @@ from scipy import stats
 from torch.distributions import Normal
 
 import memlib
-from memlib import store
+from memlib.chapters.exact import fit_gaussian, kfold_log_px
 from memlib.data import ImageSet
-from memlib.densities import fit_gaussian, kfold_log_px
-from memlib.latent_model import LatentModel
-from memlib.pareto import khat_threshold
-from memlib.store import StoreError
+from memlib.psis import khat_threshold
+from memlib.runs import store
+from memlib.runs.latent_model import LatentModel
+from memlib.runs.store import StoreError
 
 cross_fit, score_models = memlib.cross_fit, memlib.score_models
 RNG = np.random.default_rng(0)
@@ -169,7 +169,7 @@ def test_models_of_other_folds_are_refused(tmp_path):
 
 def test_processes_that_ask_for_the_same_share_the_work(tmp_path, monkeypatch):
     """Two threads with a lock each, as processes have; the second finds one model claimed and waits."""
-    monkeypatch.setattr(importlib.import_module("memlib.cross_fit"), "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(importlib.import_module("memlib.runs.cross_fit"), "WAIT_SECONDS", 0.01)
     begun, go = threading.Event(), threading.Event()
     calls = collections.deque()  # a list would be JSON, and with each entry another function
 

@@ -17,8 +17,8 @@ from gallery import FIGURES
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from memlib.dark import DARK, GROUND, paired, theme_book, themed, unknown_colors
-from memlib.pages import ROOT
+from book._ext.dark import DARK, GROUND, paired, theme_book, themed, unknown_colors
+from book._ext.pages import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

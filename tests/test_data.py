@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
-from torchvision import datasets
+from torchvision.datasets import CIFAR10
 
-from memlib import data_files
-from memlib.data import DATASETS, ImageSet, availability, load_images
+from memlib import datasets
+from memlib.data import ImageSet
+from memlib.datasets import DATASETS, availability, load_images
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +80,7 @@ def test_root_argument_before_variable_before_cache(tmp_path, monkeypatch):
 
 
 def test_availability_needs_every_file(tmp_path):
-    for file in data_files.FILES["mnist"]:
+    for file in datasets.FILES["mnist"]:
         assert availability(tmp_path)["mnist"].startswith("not found in")
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
@@ -136,7 +137,7 @@ def test_mnist_is_the_published_file_padded(mnist_root):
 
 
 def test_missing_files_are_listed_with_the_way_to_get_them(tmp_path):
-    found, *missing = (tmp_path / file for file in data_files.FILES["cifar10"])
+    found, *missing = (tmp_path / file for file in datasets.FILES["cifar10"])
     found.parent.mkdir(parents=True)
     found.touch()
     with pytest.raises(FileNotFoundError) as caught:
@@ -147,9 +148,9 @@ def test_missing_files_are_listed_with_the_way_to_get_them(tmp_path):
 
 
 def test_cifar10_checksums_are_torchvisions():
-    source = datasets.CIFAR10
+    source = CIFAR10
     published = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
-    assert data_files.FILES["cifar10"] == {f"{source.base_folder}/{file}": md5 for file, md5 in published}
+    assert datasets.FILES["cifar10"] == {f"{source.base_folder}/{file}": md5 for file, md5 in published}
 
 
 def test_cifar10_pixels_are_channel_first(tmp_path, monkeypatch):
@@ -166,11 +167,11 @@ def test_cifar10_pixels_are_channel_first(tmp_path, monkeypatch):
     for file, content in contents.items():
         (folder / file).write_bytes(pickle.dumps(content))
         md5[file] = hashlib.md5((folder / file).read_bytes()).hexdigest()
-    source = datasets.CIFAR10
+    source = CIFAR10
     monkeypatch.setattr(source, "train_list", [["data_batch_1", md5["data_batch_1"]]])
     monkeypatch.setattr(source, "test_list", [["test_batch", md5["test_batch"]]])
     monkeypatch.setitem(source.meta, "md5", md5["batches.meta"])
-    monkeypatch.setitem(data_files.FILES, "cifar10", {f"{folder.name}/{file}": md5[file] for file in md5})
+    monkeypatch.setitem(datasets.FILES, "cifar10", {f"{folder.name}/{file}": md5[file] for file in md5})
 
     train, test = load_images("cifar10", root=tmp_path), load_images("cifar10", "test", tmp_path)
     np.testing.assert_array_equal(train.images, rows[:3].reshape(3, 3, 32, 32))
@@ -192,7 +193,7 @@ def test_jpeg_archives_are_read_by_class_and_name(tmp_path, monkeypatch):
                 archive.writestr(f"{split}/{name}.jpg", file.getvalue())
             archive.writestr(f"{split}/README", "no image")
         md5 = hashlib.md5(path.read_bytes()).hexdigest()
-        monkeypatch.setitem(data_files.FILES["cifar10-jpeg"], path.name, md5)
+        monkeypatch.setitem(datasets.FILES["cifar10-jpeg"], path.name, md5)
 
     train, test = (load_images("cifar10-jpeg", split, tmp_path) for split in ("train", "test"))
     assert (train.classes, train.labels.tolist()) == (("airplane", "cat"), [0, 1, 1])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from vaes import generator, models
 
-from memlib.decoding import PerceptronDecoder
+from memlib.scoring import PerceptronDecoder
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from memlib.densities import (
+from memlib.chapters.exact import (
     LinearGaussian,
     fit_gaussian,
     fit_kernel,

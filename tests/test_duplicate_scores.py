@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from memlib.data import load_images
-from memlib.duplicate_scores import compare, unseen_group, with_ordinary
+from memlib.chapters.duplicate_scores import compare, unseen_group, with_ordinary
+from memlib.datasets import load_images
 from memlib.memorization import fold_assignment, memorization
 
 DIGITS = load_images("digits")

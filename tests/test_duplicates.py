@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from memlib.data import load_images
-from memlib.duplicates import Pairs, centered, equal, flat, groups, near_duplicates
-from memlib.image_folder import read_images
+from memlib.datasets import load_images, read_images
+from memlib.metrics.duplicates import Pairs, centered, equal, flat, groups, near_duplicates
 
 CENTERS = ["lines", "image"]
 

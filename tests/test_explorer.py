@@ -10,16 +10,17 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from memlib.cross_fit import cross_fit
-from memlib.data import ImageSet, load_images
-from memlib.duplicates import Pairs, near_duplicates
+from memlib.chapters.explorer import Kin, duplicates_of, explore, nearest_of
+from memlib.data import ImageSet
+from memlib.datasets import load_images
 from memlib.experiment import variant
-from memlib.explorer import Kin, duplicates_of, explore, nearest_of
+from memlib.inference import memorized
 from memlib.memorization import memorization
-from memlib.neighbors import half_resolution
-from memlib.pareto import khat_threshold
-from memlib.runs import run
-from memlib.significance import memorized
+from memlib.metrics.duplicates import Pairs, near_duplicates
+from memlib.metrics.neighbors import half_resolution
+from memlib.psis import khat_threshold
+from memlib.runs.cross_fit import cross_fit
+from memlib.runs.run import run
 
 SMALL = variant(
     "digits-lr3", num_images=60, epochs=2, score_every=1, folds=3, repeats=3, num_samples=32, batch_size=16

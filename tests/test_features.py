@@ -8,10 +8,10 @@ import torch
 import torchvision.models
 from torch import nn
 
-from memlib import features
-from memlib.data import load_images
-from memlib.features import accuracy, extract, inception, pixels, spaces, train_classifier
-from memlib.parallel import one_thread
+from memlib.datasets import load_images
+from memlib.device import one_thread
+from memlib.metrics import features
+from memlib.metrics.features import accuracy, extract, inception, pixels, spaces, train_classifier
 
 DIGITS = load_images("digits")
 PATCHES = load_images("patches")

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from memlib import figures
 from memlib.figures import BLUE, YELLOW
-from memlib.neighbors import binned_mean
+from memlib.figures.probabilities import binned_mean
 
 
 @settings(max_examples=50)

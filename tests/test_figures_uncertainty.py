@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 
 from memlib import figures
 from memlib.figures import BLUE, RED, YELLOW
-from memlib.metrics import auc, roc
+from memlib.metrics.detection import auc, roc
 
 
 def bars(container):

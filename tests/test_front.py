@@ -9,8 +9,8 @@ import sys
 import nbformat
 import pytest
 
-from memlib.chapter import read_records
-from memlib.pages import ROOT, read_yaml
+from book._ext.pages import ROOT, read_yaml
+from memlib.chapters.notebook import read_records
 
 README = (ROOT / "README.md").read_text("utf-8")
 INDEX = "\n".join(cell.source for cell in nbformat.read(ROOT / "book" / "index.ipynb", 4).cells)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
-from memlib.data import load_images
+from memlib.datasets import load_images
 
 
 def save(path: Path, color, size=(32, 32), mode: str = "RGB") -> Path:

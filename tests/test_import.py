@@ -22,7 +22,7 @@ def test_neither_importing_memlib_nor_listing_results_imports_what_is_slow(tmp_p
 
 
 MODULES_FIRST = """
-import memlib, memlib.cross_fit, memlib.memorization
+import memlib, memlib.runs.cross_fit, memlib.memorization
 assert callable(memlib.cross_fit) and callable(memlib.memorization)
 assert all(getattr(memlib, name) is not None for name in memlib.__all__)
 assert set(memlib.__all__) <= set(dir(memlib))

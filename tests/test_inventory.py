@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memlib import store
 from memlib.experiment import variant
-from memlib.inventory import list_results, verify
-from memlib.runs import run
+from memlib.runs.inventory import list_results, verify
+from memlib.runs.run import run, store
 
 SMALL = variant(
     "digits-lr3", num_images=24, epochs=2, score_every=1, folds=2, repeats=2, num_samples=2, batch_size=8

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from memlib import store
 from memlib.experiment import variant
+from memlib.runs import store
 
 SETTINGS = {"num_images": 40, "epochs": 6, "score_every": 2, "folds": 2, "repeats": 2, "batch_size": 8}
 # convolutions, whose files are small
@@ -65,7 +65,8 @@ class _Moments:
 
 def _sitting(root, alarm, in_writes, passed):
     """A process that runs until it is killed."""
-    import memlib.runs
+    import memlib
+    import memlib.runs.run
 
     moments = _Moments(alarm, in_writes, passed)
 
@@ -76,19 +77,19 @@ def _sitting(root, alarm, in_writes, passed):
         def update(self, flop):
             moments(in_write=False)
 
-    memlib.runs.progress_bar = Bar
+    memlib.runs.run.progress_bar = Bar
     moments.half_way()
     moments.before(os, "fsync")
     moments.before(Path, "replace", after=True)
     moments.before(Path, "unlink")
-    memlib.runs.run(SPEC, root, device="cpu")
+    memlib.runs.run.run(SPEC, root, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def context():
     """Processes that come with memlib imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["memlib.runs", "sklearn.datasets", "torch._dynamo"])
+    context.set_forkserver_preload(["memlib.runs.run", "sklearn.datasets", "torch._dynamo"])
     return context
 
 

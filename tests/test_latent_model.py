@@ -16,10 +16,10 @@ from torch.distributions import (
     Normal,
 )
 
+from memlib.chapters.exact import LinearGaussian
 from memlib.data import ImageSet
-from memlib.densities import LinearGaussian
-from memlib.latent_model import LatentModel
-from memlib.pareto import khat_threshold
+from memlib.psis import khat_threshold
+from memlib.runs.latent_model import LatentModel
 
 D, Z, N = 6, 2, 23
 _draw = torch.Generator().manual_seed(0)

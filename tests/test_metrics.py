@@ -12,10 +12,10 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-import memlib.metrics
-from memlib.metrics import (
+import memlib.metrics.samples
+from memlib.metrics.detection import auc, roc
+from memlib.metrics.samples import (
     ENOUGH,
-    auc,
     authenticity,
     closer_share,
     data_copying,
@@ -23,7 +23,6 @@ from memlib.metrics import (
     partitioned,
     precision_recall,
     radii,
-    roc,
 )
 
 scored = st.lists(
@@ -139,10 +138,10 @@ def test_few_copies_have_precision_and_little_recall(monkeypatch):
     training = normal(300, 5)
     generated = np.tile(training[:20], (15, 1))
     # balls of radius 0 hold the copied ones, and what comes in parts is whole
-    chunked = memlib.metrics.pairwise_distances_chunked
+    chunked = memlib.metrics.samples.pairwise_distances_chunked
     for megabytes in (64, 0.05):
         monkeypatch.setattr(
-            "memlib.metrics.pairwise_distances_chunked",
+            "memlib.metrics.samples.pairwise_distances_chunked",
             lambda *sets, size=megabytes, **options: chunked(*sets, **options | {"working_memory": size}),
         )
         assert precision_recall(training, generated) == (1, 20 / 300)

@@ -13,7 +13,14 @@ from scipy import linalg, stats
 from torch import nn
 from torchmetrics.image.mifid import MemorizationInformedFrechetInceptionDistance
 
-from memlib.mifid import Moments, frechet_distance, memorization_distance, mifid, moments, penalized_fid
+from memlib.metrics.mifid import (
+    Moments,
+    frechet_distance,
+    memorization_distance,
+    mifid,
+    moments,
+    penalized_fid,
+)
 
 PRECISIONS = (np.float32, np.float64)
 

@@ -10,7 +10,7 @@ from docutils.core import publish_doctree
 from markdown_it import MarkdownIt
 from myst_parser.parsers.docutils_ import Parser
 
-from memlib.myst import code, list_table, plain
+from book._ext.myst import code, list_table, plain
 
 
 def parsed(text):

@@ -6,13 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from memlib.neighbors import (
-    binned_mean,
-    distance_ratio,
-    distance_ratio_as_published,
-    half_resolution,
-    nearest,
-)
+from memlib.figures.probabilities import binned_mean
+from memlib.metrics.neighbors import distance_ratio, distance_ratio_as_published, half_resolution, nearest
 
 
 def brute_force(queries, references, exclude_self=False):

@@ -13,8 +13,9 @@ import pytest
 import yaml
 from tinybook import CHECK, notebook, write_book, write_params
 
-from memlib import book, pages
-from memlib.book import Page
+from book._ext import build as book
+from book._ext import pages
+from book._ext.build import Page
 
 
 def test_pages_of_a_size(tmp_path):
@@ -178,9 +179,15 @@ def test_interrupt_ends_the_kernels(tmp_path):
     # a shell that starts this in the background has interrupts ignored
     call = (
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from memlib.book import Page, execute_pages\nexecute_pages([Page('long', 'long', None, {})], '.')"
+        "from book._ext.pages import Page, execute_pages\n"
+        "execute_pages([Page('long', 'long', None, {})], '.')"
     )
-    process = subprocess.Popen([sys.executable, "-c", call], cwd=tmp_path, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", call],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(pages.ROOT)},
+    )
     _wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     kernel = int((tmp_path / "pid").read_text())
     process.send_signal(signal.SIGINT)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from memlib import EXPERIMENTS, paper
+from memlib import EXPERIMENTS
+from memlib.chapters import paper
 
 TEXTS = {"paper": "p", "here": "h", "verdict": "v"}
 

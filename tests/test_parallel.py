@@ -9,7 +9,8 @@ import psutil
 import pytest
 import torch
 
-from memlib.parallel import one_thread, processes, report
+from memlib.device import one_thread
+from memlib.runs.executors import processes, report
 
 
 def test_one_thread_gives_the_threads_and_small_numbers_back():
@@ -46,7 +47,7 @@ def test_a_failure_ends_the_processes_at_once():
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from memlib.parallel import processes
+from memlib.runs.executors import processes
 with processes(1) as pool:
     pool.submit(lambda: (Path(sys.argv[1]).write_text(str(os.getpid())), time.sleep(600))).result()
 """

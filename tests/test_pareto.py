@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memlib.pareto import khat_threshold, khat_thresholds, pareto_k, tail_length
+from memlib.psis import khat_threshold, khat_thresholds, pareto_k, tail_length
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # arviz announces its next version when imported
@@ -99,7 +99,7 @@ def test_many_rows_at_once_are_each_by_itself(monkeypatch, block):
     log_w = torch.tensor(rows).reshape(3, 4, 64)
     alone = torch.stack([pareto_k(row) for row in log_w.reshape(12, 64)])
     if block:
-        monkeypatch.setattr("memlib.pareto._BLOCK", block)
+        monkeypatch.setattr("memlib.psis._BLOCK", block)
     together = pareto_k(log_w)
     assert together.shape == (3, 4) and together.dtype == torch.float64
     torch.testing.assert_close(together.flatten(), alone, rtol=1e-12, atol=0)

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from memlib.data import load_images
-from memlib.planted import KINDS, by_kind, mean_interval, plant, write
+from memlib.chapters.planted import KINDS, by_kind, mean_interval, plant, write
+from memlib.datasets import load_images
 
 SETS = {name: load_images(name) for name in ("digits", "patches")}
 FEW = {"ordinary": 30, "copies": {2: 3, 5: 2}, "near": 3, "outliers": {1: 4, 3: 2}, "noise": 5}

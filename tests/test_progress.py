@@ -6,7 +6,7 @@ import sys
 import pytest
 import tqdm
 
-from memlib.progress import progress_bar
+from memlib.runs.progress import progress_bar
 
 
 class Terminal(io.StringIO):

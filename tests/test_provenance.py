@@ -7,8 +7,9 @@ import subprocess
 import pytest
 import torch
 
-from memlib import provenance as module
-from memlib.provenance import commit, processor, provenance
+from book._ext import provenance as module
+from book._ext.provenance import commit, provenance
+from memlib.device import processor
 
 
 def test_a_gpu_is_named_where_memlib_computes_on_it(tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ from nbformat import NotebookNode
 from tinybook import notebook
 
 import memlib
-from memlib.pages import Page
-from memlib.publication import publish_scores, site_scores
+from book._ext.pages import Page
+from book._ext.publish import publish_scores, site_scores
 
 SMALL = {"epochs": 2, "score_every": 1, "folds": 2, "repeats": 1, "num_samples": 2, "num_images": 31}
 SPEC, OTHER = memlib.variant("digits-lr3", **SMALL), memlib.variant("digits-lr3", **SMALL, seed=1)

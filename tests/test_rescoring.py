@@ -6,10 +6,9 @@ import pytest
 import torch
 from vaes import KINDS, generator, models, pictures, stacked
 
-from memlib.decoding import PerceptronDecoder
 from memlib.ensemble import Ensemble, draws, perturbed
-from memlib.pareto import pareto_k
-from memlib.scoring import LogProb, score_images
+from memlib.psis import pareto_k
+from memlib.scoring import LogProb, PerceptronDecoder, score_images
 
 S = 32  # enough for a k-hat
 SMALL = ("mlp", "bernoulli", 1)

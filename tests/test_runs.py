@@ -16,11 +16,12 @@ import torch
 from vaes import write_pictures
 
 import memlib
-from memlib import parallel, store
 from memlib.ensemble import sample
 from memlib.experiment import Stream, variant
-from memlib.runs import full_model, run
-from memlib.worker import Report, compute, requested
+from memlib.runs import executors as parallel
+from memlib.runs import store
+from memlib.runs.run import full_model, run
+from memlib.runs.worker import Report, compute, requested
 
 TINY = variant(
     "digits-lr3", num_images=31, epochs=3, score_every=2, folds=3, repeats=2, num_samples=4, batch_size=8
@@ -78,7 +79,7 @@ def test_result_has_the_named_dimensions_and_folds_of_equal_size(stored):
 
 def test_what_is_stored_is_returned_and_nothing_trains(stored, monkeypatch):
     root, result = stored
-    monkeypatch.setattr("memlib.tasks.fit", None)  # training now would fail
+    monkeypatch.setattr("memlib.runs.task.fit", None)  # training now would fail
     equal(memlib.stored(TINY, root), result)
     assert memlib.stored(TINY, root).attrs == result.attrs
     equal(run(TINY, root, progress=False), result)
@@ -102,16 +103,16 @@ def test_cores_share_the_work_and_the_numbers_stay_the_same(stored, tmp_path, mo
         with ThreadPoolExecutor(1) as pool:
             yield pool
 
-    monkeypatch.setattr("memlib.runs.processes", processes or thread)
-    monkeypatch.setattr("memlib.runs.PROCESSES_FLOP", 0)
+    monkeypatch.setattr("memlib.runs.run.processes", processes or thread)
+    monkeypatch.setattr("memlib.runs.run.PROCESSES_FLOP", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr("memlib.runs.compute", None)  # so that nothing is computed here
+    monkeypatch.setattr("memlib.runs.run.compute", None)  # so that nothing is computed here
     equal(run(TINY, tmp_path), stored[1])
     assert bars[0].done == bars[0].total
 
 
 def test_a_process_that_may_start_no_others_computes_all_by_itself(stored, copied, monkeypatch):
-    monkeypatch.setattr("memlib.runs.PROCESSES_FLOP", 0)
+    monkeypatch.setattr("memlib.runs.run.PROCESSES_FLOP", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
     store.member_path(copied, None).unlink()
@@ -191,10 +192,10 @@ def test_waiting_for_another_process_is_logged_once(
             shutil.copy(store.member_path(Path(stored[1].folder), 1), path)
         return reports[-1]
 
-    for module in ("runs", "worker"):
-        monkeypatch.setattr(f"memlib.{module}.compute", look)
-        monkeypatch.setattr(f"memlib.{module}.WAIT_SECONDS", 0)
-    monkeypatch.setattr("memlib.tasks.fit", None)  # training would fail
+    for module in ("run", "worker"):
+        monkeypatch.setattr(f"memlib.runs.{module}.compute", look)
+        monkeypatch.setattr(f"memlib.runs.{module}.WAIT_SECONDS", 0)
+    monkeypatch.setattr("memlib.runs.task.fit", None)  # training would fail
     with store.claim(path):
         equal(run(TINY, copied.parent, executor, progress=False), stored[1])
     told = [record.getMessage() for record in caplog.records if record.name == "memlib"]
@@ -215,7 +216,7 @@ def test_a_failed_task_cancels_those_that_wait_and_lets_the_others_finish(tmp_pa
         time.sleep(0.3)
         finished.append(member)
 
-    monkeypatch.setattr("memlib.runs.finish", finish)
+    monkeypatch.setattr("memlib.runs.run.finish", finish)
     many = dataclasses.replace(TINY, repeats=20)
     with ThreadPoolExecutor(2) as executor:
         with pytest.raises(OSError, match="disk full"):
@@ -236,7 +237,7 @@ def test_a_failed_task_cancels_those_that_wait_and_lets_the_others_finish(tmp_pa
     ids=["folder", "images"],
 )
 def test_a_worker_that_differs_says_so_before_it_computes(tmp_path, monkeypatch, fields, message):
-    monkeypatch.setattr("memlib.tasks.fit", None)  # training would fail
+    monkeypatch.setattr("memlib.runs.task.fit", None)  # training would fail
     with Elsewhere(**fields) as executor, pytest.raises(ValueError, match=message):
         run(TINY, tmp_path, executor, progress=False)
 
@@ -253,9 +254,9 @@ def test_a_task_chooses_its_device_where_it_runs(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_not_seen_here_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("memlib.runs.SHARED_SECONDS", 0)
+    monkeypatch.setattr("memlib.runs.run.SHARED_SECONDS", 0)
     reported = Report([str(tmp_path / "elsewhere" / "full.npz")], {}, [])
-    monkeypatch.setattr("memlib.runs.finish", lambda job, member: reported)
+    monkeypatch.setattr("memlib.runs.run.finish", lambda job, member: reported)
     with ThreadPoolExecutor(1) as executor, pytest.raises(store.StoreError, match="which is not seen here"):
         run(TINY, tmp_path, executor, progress=False)
 
@@ -314,6 +315,6 @@ def test_images_of_a_folder_run_end_to_end_and_are_the_same_wherever_they_lie(tm
     result = run_on(tmp_path / "here")
     assert result.sizes["observation"] == 16 and Path(result.folder).name.startswith("folder-")
     assert json.loads(result.runs)[0]["images"] == f"folder:{tmp_path / 'here'}"
-    monkeypatch.setattr("memlib.tasks.fit", None)  # training now would fail
+    monkeypatch.setattr("memlib.runs.task.fit", None)  # training now would fail
     equal(run_on(tmp_path / "there"), result)
     assert len(full_model(result)) == 1

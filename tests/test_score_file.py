@@ -13,7 +13,7 @@ import xarray as xr
 
 import memlib
 from memlib.memorization import fold_assignment
-from memlib.score_file import SCHEMA, SCHEMA_VERSION, write_scores
+from memlib.runs.score_file import SCHEMA, SCHEMA_VERSION, write_scores
 
 L, K, N = 2, 3, 31
 IMAGES = memlib.load_images("digits").subset(range(40, 40 + N))
@@ -67,7 +67,7 @@ def test_the_file_says_what_it_answers_and_where_it_comes_from(path, result):
         "memlib.version": importlib.metadata.version("memlib"),
         "memlib.classes": json.dumps(IMAGES.classes),
         "memlib.request": result.request,
-        "memlib.runs": result.runs,
+        "memlib.runs.run": result.runs,
     }
 
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vaes import KINDS, generator, models, pictures, stacked
 
-from memlib.densities import LinearGaussian
+from memlib.chapters.exact import LinearGaussian
 from memlib.device import compiler_works
 from memlib.ensemble import Ensemble, perturbed
-from memlib.pareto import khat_threshold, tail_length
+from memlib.psis import khat_threshold, tail_length
 from memlib.scoring import compiled_log_prob, log_px, score_images, standard_error
 
 

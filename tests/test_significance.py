@@ -9,8 +9,8 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memlib.inference import interval, memorized, null_mean, p_values, rank_correlation
 from memlib.memorization import exchanged, fold_assignment, memorization
-from memlib.significance import interval, memorized, null_mean, p_values, rank_correlation
 
 
 def as_result(log_px, fold_of):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from memlib.pages import Page
-from memlib.site import BuildError, check_figures, finish
-from memlib.staging import PaperFigure
+from book._ext.pages import Page
+from book._ext.site import BuildError, check_figures, finish
+from book._ext.staging import PaperFigure
 
 PAGES = [Page("score-one", "score", "Score: the first", {}), Page("index", "index")]
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from memlib.data import ImageSet, load_images
-from memlib.features import accuracy, extract, train_classifier
-from memlib.planted import plant, write
+from memlib.chapters.planted import plant, write
+from memlib.data import ImageSet
+from memlib.datasets import load_images
+from memlib.metrics.features import accuracy, extract, train_classifier
 
 NO_OUTLIERS = {"copies": {2: 2}, "near": 1, "outliers": {}, "noise": 2}
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from memlib.inference import reliability, repeats_needed, stability
 from memlib.memorization import fold_assignment, memorization
-from memlib.stability import reliability, repeats_needed, stability
 
 shares = st.floats(0.01, 0.99)
 counts = st.integers(1, 50)

@@ -8,8 +8,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from tinybook import notebook
 
-from memlib.pages import ROOT, Page, load_pages
-from memlib.staging import PaperFigure, add_notice, figure_table, load_figures, localize, number_captions
+from book._ext.pages import ROOT, Page, load_pages
+from book._ext.staging import PaperFigure, add_notice, figure_table, load_figures, localize, number_captions
 
 PAGE = Page("score-one", "score", "Score: the first", {})
 FIGURES = [PaperFigure(7, "lines", "score-one", {"fig-a": "b"})]

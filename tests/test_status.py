@@ -10,8 +10,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_output
 from tinybook import notebook
 
-from memlib import paper, status
-from memlib.pages import Page
+from book._ext import status
+from book._ext.pages import Page
+from memlib.chapters import paper
 
 FACTS = {
     **{"date": "2026-11-22T18:52:15+00:00", "seconds": 1210.4, "processor": "A processor", "gpu": "A GPU"},

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from memlib import store
+from memlib.runs import store
 
 REQUEST = {"images": "digits", "epochs": 3, "learning_rate": 1e-3}
 DTYPES = st.sampled_from(["f4", "f8", "i8", "u1", "?", "<U9", ">i2"])
@@ -150,9 +150,9 @@ def test_results_root_takes_argument_then_environment_then_checkout_then_cache(t
     assert store.results_root() == tmp_path / "environment"
     monkeypatch.delenv("MEMLIB_RESULTS")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    package = tmp_path / "checkout" / "memlib"
+    package = tmp_path / "checkout" / "memlib" / "runs"
     package.mkdir(parents=True)
     monkeypatch.setattr(store, "__file__", str(package / "store.py"))
     assert store.results_root() == tmp_path / "cache" / "memlib" / "results"
-    (package.parent / "_toc.yml").touch()
-    assert store.results_root() == package.parent / "results"
+    (package.parents[1] / "_toc.yml").touch()
+    assert store.results_root() == package.parents[1] / "results"

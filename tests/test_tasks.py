@@ -10,9 +10,9 @@ import torch
 
 import memlib
 from memlib.experiment import variant
-from memlib.pareto import khat_threshold
-from memlib.runs import run
-from memlib.tasks import Task
+from memlib.psis import khat_threshold
+from memlib.runs.run import run
+from memlib.runs.task import Task
 
 TINY = variant(
     "digits-lr3", num_images=31, epochs=3, score_every=2, folds=3, repeats=2, num_samples=4, batch_size=16
@@ -24,7 +24,7 @@ def test_the_health_of_the_scores_is_kept_by_repeat(tmp_path, monkeypatch):
 
     A k-hat is too high by the samples behind it: the same one fails with 32 and not with 128.
     """
-    original, scored = memlib.tasks.score_images, []
+    original, scored = memlib.runs.task.score_images, []
     low, high = khat_threshold(32), khat_threshold(128)
     samples = np.where(np.arange(31) % 2, 128, 32)
 
@@ -36,7 +36,7 @@ def test_the_health_of_the_scores_is_kept_by_repeat(tmp_path, monkeypatch):
         scored.append(own._replace(khat=low + (high - low) * (3 * khat - 1)))
         return scored[-1]
 
-    monkeypatch.setattr("memlib.tasks.score_images", spread)
+    monkeypatch.setattr("memlib.runs.task.score_images", spread)
     result = run(TINY, tmp_path, progress=False)
     for i, own in enumerate(scored):
         at = {"repeat": i // 2, "epoch": i % 2}
@@ -93,14 +93,14 @@ def test_a_repeat_that_diverges_leaves_those_stacked_with_it_alone(monkeypatch):
 
 def test_a_score_that_is_not_a_number_stops_its_repeat_before_anything_is_stored(tmp_path, monkeypatch):
     """Minus infinity is a score: of an image that a model gives no probability."""
-    original, spoilt = memlib.tasks.score_images, iter([-np.inf, np.nan, np.inf, 0, -np.inf, 0])
+    original, spoilt = memlib.runs.task.score_images, iter([-np.inf, np.nan, np.inf, 0, -np.inf, 0])
 
     def spoiled(*args, **options):
         scored = original(*args, **options)
         scored.log_px[1, 5] += next(spoilt)
         return scored
 
-    monkeypatch.setattr("memlib.tasks.score_images", spoiled)
+    monkeypatch.setattr("memlib.runs.task.score_images", spoiled)
     told = "repeat 1, epoch 3 at .*: log_px is not a number; repeat 2, epoch 2 at .*: log_px is not a number"
     with pytest.raises(FloatingPointError, match=told):
         run(dataclasses.replace(TINY, repeats=3), tmp_path, progress=False)

@@ -8,7 +8,7 @@ import pytest
 
 import memlib
 from memlib.data import ImageSet
-from memlib.store import StoreError
+from memlib.runs.store import StoreError
 
 IMAGES = ImageSet.of(np.random.default_rng(0).integers(0, 256, (4, 1, 32, 32), np.uint8))
 

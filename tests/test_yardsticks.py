@@ -5,9 +5,7 @@ import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits
 
-from memlib.metrics import authenticity, closer_share, data_copying, density_coverage, precision_recall
-from memlib.mifid import memorization_distance, mifid
-from memlib.yardsticks import (
+from memlib.chapters.yardsticks import (
     AGAINST_HELD_OUT,
     DETECTORS,
     SIDES,
@@ -18,6 +16,14 @@ from memlib.yardsticks import (
     own_or_unseen,
     perfect_generator,
     yardsticks,
+)
+from memlib.metrics.mifid import memorization_distance, mifid
+from memlib.metrics.samples import (
+    authenticity,
+    closer_share,
+    data_copying,
+    density_coverage,
+    precision_recall,
 )
 
 EPS = 0.005

@@ -10,7 +10,7 @@ KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "languag
 PARAMETERS = (
     'experiment: str = "one"  # name\nepochs: int = 4  # passes over the data\nrate: float = 0.1  # step size'
 )
-CHECK = "from memlib.chapter import check_parameters, record\n\ncheck_parameters()"
+CHECK = "from memlib.chapters.notebook import check_parameters, record\n\ncheck_parameters()"
 
 
 def notebook(*cells: str, title: str = "A title") -> nbformat.NotebookNode:

@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
+from memlib.checks import Floats, Ints
 from memlib.figures.style import (
     BLUE,
     CURVES,
     WIDTH,
     YELLOW,
     Curves,
-    Floats,
     Images,
     bin_count,
     by_label,
@@ -26,7 +26,6 @@ from memlib.figures.style import (
     styled,
     tile,
 )
-from memlib.neighbors import binned_mean
 
 FEWEST = 5  # values of a group that have a density
 LOG_P = r"$\log P_{\mathcal{A}}(x\,|\,\mathcal{D})$ (nats)"
@@ -146,7 +145,7 @@ def ratio_by_score(M: ArrayLike, rho: Curves, width: float, low: float, high: fl
 
     Args:
         M: (n,), in nats.
-        rho: (n,), see `memlib.neighbors.distance_ratio`; or label -> (n,) to draw several, side by side in
+        rho: (n,), see `neighbors.distance_ratio`; or label -> (n,) to draw several, side by side in
             each bin. Left out and counted in the legend where not finite.
         width: of a bin, in nats, above 0.
         low: start of the first bin.
@@ -243,3 +242,50 @@ def _stacked(axes: Axes, heights: NDArray, edges: Floats, ylabel: str) -> BarCon
     # Above the axes: any bar may be the highest.
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
     return upper
+
+
+def binned_mean(
+    scores: ArrayLike, values: ArrayLike, width: float, low: float, high: float
+) -> tuple[Floats, Floats, Floats, Ints]:
+    """Average `values` over bins of `scores`, with the standard error of each mean.
+
+    Args:
+        scores: (n,), what the bins are made of; observations outside the bins, or nan, are left out.
+        values: (n,), what is averaged; values that are not finite (rho of an exact copy) are left out.
+        width: of a bin, above 0, in the unit of `scores`.
+        low: start of the first bin.
+        high: end of the last bin, above `low`; rounded up to a whole number of bins. Bins are closed on the
+            left, the last one on both sides.
+
+    Returns:
+        edges (bins + 1,), mean (bins,) with nan for an empty bin, standard error (bins,) with nan for fewer
+        than two values, count (bins,) of the values averaged.
+
+    Raises:
+        ValueError: if shapes differ, `width` is not positive or `high` not above `low`.
+
+    Source: paper, figure 5a.
+
+    >>> binned_mean([0.1, 0.3, 1.5], [1.0, 3.0, 7.0], 1.0, 0.0, 2.0)[1]
+    array([2., 7.])
+    """
+    scores, values = np.asarray(scores, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1 or scores.shape != values.shape:
+        raise ValueError(f"scores and values must both be (n,), got {scores.shape} and {values.shape}")
+    if not (width > 0 and low < high and np.isfinite([width, low, high]).all()):
+        raise ValueError(
+            f"bins must be finite with width > 0 and low < high, got width {width}, {low} to {high}"
+        )
+    # Without the margin a range of exactly k bins, such as 0 to 0.3 by 0.1, would round up to k + 1.
+    bins = int(np.ceil((high - low) / width - 1e-9))
+    edges = low + width * np.arange(bins + 1)
+    edges[-1] = max(edges[-1], high)
+    kept = (scores >= edges[0]) & (scores <= edges[-1]) & np.isfinite(values)
+    values = values[kept]
+    which = np.minimum(np.searchsorted(edges, scores[kept], side="right") - 1, bins - 1)
+    count = np.bincount(which, minlength=bins)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.bincount(which, weights=values, minlength=bins) / count
+        squares = np.bincount(which, weights=(values - mean[which]) ** 2, minlength=bins)
+        sem = np.where(count > 1, np.sqrt(squares / (count - 1) / count), np.nan)
+    return edges, mean, sem, count

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from memlib.arrays import Floats
+from memlib.checks import Floats
 
 BLUE, YELLOW, RED = "#004488", "#DDAA33", "#BB5566"
 CURVES = (BLUE, RED, YELLOW)  # yellow last: the weakest on white

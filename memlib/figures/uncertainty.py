@@ -113,7 +113,7 @@ def weight_health(khat: Mapping[str, ArrayLike], threshold: float) -> Figure:
 
     Args:
         khat: label -> (n,); what cannot be fitted, +inf, is counted in the legend.
-        threshold: the dashed line; see `memlib.pareto.khat_threshold`.
+        threshold: the dashed line; see `memlib.psis.khat_threshold`.
     """
     require(len(khat) > 0, "khat must have an entry")
     groups = {label: np.asarray(values, dtype=np.float64) for label, values in khat.items()}

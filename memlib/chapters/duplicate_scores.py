@@ -1,0 +1,177 @@
+"""Scores of images that occur more than once, compared with those of images that do not."""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from memlib.chapters.planted import Planted
+from memlib.checks import Floats, Ints
+from memlib.data import ImageSet
+from memlib.memorization import checked_arrays, memorization_scores
+
+
+def with_ordinary(images: ImageSet, found: Sequence[Ints], most: int, seed: int = 0) -> Planted:
+    """Images that occur more than once, and as many of each class that do not, for a run of both.
+
+    Args:
+        images: the set in which the groups were found.
+        found: as from `groups`. They are taken whole, in this order, until the next would be too many.
+        most: images of groups, at least those of the first one.
+        seed: of the choice of ordinary ones, among the images in none of the groups; 0 or more.
+
+    Returns:
+        The set for `planted.write`: `kind` is "near-duplicate" or "ordinary", `copies` the size of an
+        image's group, or 1, `original` the first image of its group, or itself, by its position in `images`.
+
+    Raises:
+        ValueError: no groups, the first of more than `most` images, too few ordinary ones of a class, or a
+            seed below 0.
+    """
+    if not len(found) or len(found[0]) > most:
+        sizes = f"{len(found[0])} images in the first group" if len(found) else "no groups"
+        raise ValueError(f"most is {most} with {sizes}; allowed: at least those of the first group")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; allowed: 0 or more")
+    taken = found[: int(np.searchsorted(np.cumsum([len(g) for g in found]), most, side="right"))]
+    chosen = np.concatenate(taken)
+    original, size = (np.concatenate([np.full(len(g), f(g)) for g in taken]) for f in (np.min, len))
+    ordinary, rng = np.ones(len(images), bool), np.random.default_rng(seed)
+    ordinary[np.concatenate(found)] = False
+    parts = []
+    for label, count in zip(*np.unique(images.labels[chosen], return_counts=True), strict=True):
+        there = np.flatnonzero(ordinary & (images.labels == label))
+        if len(there) < count:
+            name = images.classes[label]
+            raise ValueError(f"{count} ordinary images of class {name} are asked for; it has {len(there)}")
+        parts.append(rng.choice(there, count, replace=False))
+    single = np.concatenate(parts)
+    every = np.concatenate([chosen, single])
+    order = np.argsort(images.labels[every], kind="stable")
+    kind = np.repeat(["near-duplicate", "ordinary"], [len(chosen), len(single)])
+    copies, original = np.append(size, np.ones_like(single)), np.append(original, single)
+    return Planted(images.subset(every[order]), kind[order], copies[order], original[order])
+
+
+def compare(
+    result: xr.Dataset,
+    original: NDArray[np.integer],
+    rows: Mapping[str, NDArray[np.bool_]],
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Mean scores of several kinds of images at the last epoch, with intervals over groups and repeats.
+
+    Images of a group are no independent cases, and all images of a repeat share its models. So a kind's mean
+    is that of its groups' means, and every draw of the bootstrap takes both groups and repeats with
+    replacement. Where there is one of either, its part of the uncertainty is missing.
+
+    Args:
+        result: as for `memlib.memorization`.
+        original: of the images, (n,), the same for those of a group; see `with_ordinary`.
+        rows: name -> the images meant, (n,) bool, at least one; others are compared with the
+            first kind.
+        level: of the intervals, between 0 and 1.
+        draws: of the bootstrap, 1 or more.
+        seed: of the draws, 0 or more.
+
+    Returns:
+        A row of every kind, with its `groups` and `images`; `M` (matched estimator) and `gap`, each with the
+        ends of its interval, `M low`, `M high`; and how much more they are than in the first row, `more M`,
+        `more gap`, with theirs. Nats.
+
+    Raises:
+        ValueError: if an argument is not as above.
+
+    Source: Owen (2007), the pigeonhole bootstrap; McCullagh (2000).
+    """
+    log_px, fold_of = checked_arrays(result.isel(epoch=[-1]))
+    values, (L, n) = log_px.values[0].astype(np.float64), fold_of.shape
+    original = np.asarray(original)
+    if original.shape != (n,) or not len(rows):
+        raise ValueError(
+            f"original is {original.shape}, with {len(rows)} rows; allowed: ({n},), and some rows"
+        )
+    for name, chosen in rows.items():
+        if np.shape(chosen) != (n,) or np.asarray(chosen).dtype != bool or not np.any(chosen):
+            raise ValueError(f"rows[{name!r}] must be bool ({n},), with at least one image")
+    if not 0 < level < 1 or draws < 1 or seed < 0:
+        raise ValueError(
+            f"level, draws, seed are {level}, {draws}, {seed}; allowed: between 0 and 1, 1 or more, 0 or more"
+        )
+    group_of = [np.unique(original[chosen], return_inverse=True)[1] for chosen in rows.values()]
+
+    @functools.cache  # few repeats have few combinations
+    def means(repeats: tuple[int, ...]) -> list[Floats]:
+        kept = list(repeats)
+        s = memorization_scores(values[kept], fold_of[kept], "matched")
+        both = np.stack([s.M, s.gap.mean(0)])
+        return [
+            np.stack([np.bincount(g, score[chosen]) for score in both]) / np.bincount(g)
+            for chosen, g in zip(rows.values(), group_of, strict=True)
+        ]
+
+    rng, drawn = np.random.default_rng(seed), np.empty((draws, len(rows), 2))
+    for draw in drawn:
+        of_groups = means(tuple(sorted(rng.integers(L, size=L).tolist())))
+        for k, score in enumerate(of_groups):
+            draw[k] = score[:, rng.integers(score.shape[1], size=score.shape[1])].mean(1)
+    at = np.array([score.mean(1) for score in means(tuple(range(L)))])
+    columns = {"groups": [g.max() + 1 for g in group_of], "images": [np.sum(c) for c in rows.values()]}
+    for prefix, estimate, sample in (("", at, drawn), ("more ", at - at[0], drawn - drawn[:, :1])):
+        ends = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        for k, score in enumerate(("M", "gap")):
+            three = estimate[:, k], *ends[:, :, k]
+            columns |= {
+                f"{prefix}{score}{end}": c for end, c in zip(("", " low", " high"), three, strict=True)
+            }
+    return pd.DataFrame(columns, index=list(rows))
+
+
+def unseen_group(
+    gap: NDArray[np.floating], fold_of: NDArray[np.integer], original: NDArray[np.integer]
+) -> Floats:
+    """How much more training on an image is worth where its duplicates are left out together with it.
+
+    Folds are drawn at random: in some repeats all images of a group are in one fold, so that the model which
+    did not see an image saw none of the others either. The same images are compared with themselves in the
+    other repeats. The mean gap of images without duplicates is subtracted from every repeat's gaps.
+    A part of the difference is due to the models that saw the image: where duplicates are in other folds,
+    some of these models have not seen them.
+
+    Args:
+        gap: of `memlib.memorization` at one epoch, (L, n), nats.
+        fold_of: the fold of every image in every repeat, (L, n).
+        original: (n,), the same for the images of a group.
+
+    Returns:
+        Of every group of which both was drawn, in ascending order of `original`, the mean gap where it was
+        left out together minus the mean gap where none of its other images was left out with the image; (g,),
+        and g may be 0.
+
+    Raises:
+        ValueError: shapes that do not fit, or no image without duplicates.
+    """
+    gap, fold_of, original = np.asarray(gap, dtype=np.float64), np.asarray(fold_of), np.asarray(original)
+    if gap.ndim != 2 or gap.shape != fold_of.shape or original.shape != gap.shape[1:]:
+        raise ValueError(
+            f"gap is {gap.shape}, fold_of {fold_of.shape} and original {original.shape}; "
+            "allowed: (L, n), (L, n) and (n,)"
+        )
+    names, group_of, size = np.unique(original, return_inverse=True, return_counts=True)
+    if not (size == 1).any():
+        raise ValueError("every image has duplicates; allowed: at least one without")
+    gap = gap - gap[:, size[group_of] == 1].mean(1, keepdims=True)
+    differences = []
+    for g in np.flatnonzero(size > 1):
+        own = group_of == g
+        folds, gaps = fold_of[:, own], gap[:, own]
+        mates = (folds[:, :, None] == folds[:, None, :]).sum(2) - 1  # (L, size): left out with each image
+        together, apart = mates == size[g] - 1, mates == 0
+        if together.any() and apart.any():
+            differences.append(gaps[together].mean() - gaps[apart].mean())
+    return np.array(differences)

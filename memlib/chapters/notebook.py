@@ -1,0 +1,226 @@
+"""What a chapter calls: the check of its parameters, the table of what was run, the record of its numbers."""
+
+import ast
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from memlib.chapters.paper import REPORTED, settings
+from memlib.checks import check_known
+from memlib.experiment import EXPERIMENTS
+from memlib.memorization import least_observations
+
+FEWEST_IMAGES = least_observations(0.95)  # chapters call the top 5 % of the images highly memorized
+_TYPES = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+_RECORD = "application/papermill.record/text/plain"
+
+
+def check_parameters(**minimum: int) -> None:
+    """Refuse parameters that the notebook does not declare, of another type than declared, or too small.
+
+    Papermill only warns about unknown ones. Called in the cell after the parameters; silent where none were
+    injected.
+
+    Args:
+        minimum: the least allowed value of injected parameters, for example `folds=3`.
+
+    Raises:
+        ValueError: naming the parameter, what is allowed, and the nearest declared name.
+    """
+    history = list(_history())
+    injected: dict[str, Any] = {}
+    for source in reversed(history):
+        if declared := declared_parameters(source):
+            check_values(declared, injected, "this notebook")
+            for name, least in minimum.items():
+                if not injected.get(name, least) >= least:  # so that NaN is none
+                    raise ValueError(f"this notebook: {name} is {injected[name]}; allowed: {least} or more")
+            return
+        # Papermill puts its cell directly behind the parameters; a later run by hand may come in between.
+        injected = injected or _injected(source)
+
+
+def check_shares(**values: float) -> None:
+    """Refuse parameters that are not between 0 and 1, such as levels of intervals, before anything trains.
+
+    Raises:
+        ValueError: naming the parameter.
+    """
+    for name, value in values.items():
+        if not 0 < value < 1:
+            raise ValueError(f"this notebook: {name} is {value}; allowed: between 0 and 1")
+
+
+def describe(result: xr.Dataset) -> pd.DataFrame:
+    """What was run, where, at which size, and the paper's settings where the paper has the data set.
+
+    Args:
+        result: what `memlib.run` returned.
+
+    Returns:
+        A table with a column "this page" and, for the paper's data sets, a column "paper".
+    """
+    request, runs = json.loads(result.request), json.loads(result.runs)
+    sizes = result.sizes
+
+    def rows(r: dict[str, Any], n: int, L: int, K: int) -> dict[str, Any]:
+        return {
+            "data set": r["images"],
+            "training images": n,
+            "models (repeats x folds)": f"{L} x {K} = {L * K}, and one of all images",
+            "model": f"{r['architecture']}, {r['likelihood']} likelihood, Z = {r['latent_dim']}"
+            + (f", F = {r['width']}" if r["architecture"] == "conv" else ""),
+            "epochs": r["epochs"],
+            "learning rate, batch size": f"{r['learning_rate']:g}, {r['batch_size']}",
+            "log p(x)": f"every {r['score_every']} epochs, {r['num_samples']} importance samples"
+            + (f", {r['num_samples'] * r['rescoring']} where k-hat fails" if r["rescoring"] > 1 else ""),
+            "noise when scoring": "one for all models of a repeat"
+            if r["noise"] == "paired"
+            else "redrawn for each model",
+        }
+
+    here = rows(request, sizes["observation"], sizes["repeat"], sizes["fold"])
+    last = result.isel(epoch=-1)
+    counts = np.unique(last.num_samples)
+    used = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    here["effective sample size"] = f"{float(last.ess.median()):.1f} of {used} (median, last epoch)"
+    fitted = bool(np.isfinite(last.khat).any())
+    failing = f"{float(last.failing.mean()):.0%} of all estimates (last epoch)"
+    here["Pareto k-hat too high"] = failing if fitted else "not known, too few samples"
+    here["device"] = ", ".join(sorted({run["device"] for run in runs}))
+    seconds = sum(run["seconds"] for run in runs)
+    here["computed"] = f"{max(run['finished'] for run in runs)[:10]}, in {seconds:.0f} s"
+    if resumed := sum(len(run.get("resumed", [])) for run in runs):
+        here["computed"] += f", resumed {resumed} times from a checkpoint"
+    versions = {f"memlib {run['memlib']}, torch {run['torch'].partition('+')[0]}" for run in runs}
+    here["versions"] = "; ".join(sorted(versions))
+    table = {"this page": here}
+    for name, reported in REPORTED.items():
+        asked = EXPERIMENTS[name]
+        if (asked.images, asked.learning_rate) == (request["images"], request["learning_rate"]):
+            paper = settings(name)
+            table["paper"] = rows(paper, reported.num_images, paper["repeats"], paper["folds"])
+            table["paper"]["device"] = "GTX 1660 SUPER; all experiments about 200 hours"
+    return pd.DataFrame(table).fillna("")
+
+
+def record(**headlines: float | int | str) -> dict[str, Any]:
+    """Store a chapter's headline numbers in its executed notebook, where glue and `read_records` find them.
+
+    Args:
+        headlines: numbers or strings by name, for example `median=4.4`.
+
+    Returns:
+        The same as a dictionary of plain Python values, shown as a small table when it ends a cell.
+    """
+    values = {name: value.item() if hasattr(value, "item") else value for name, value in headlines.items()}
+    for name, value in values.items():
+        if not isinstance(value, int | float | str):
+            raise ValueError(f"{name} is a {type(value).__name__}; allowed: a number or a string")
+    try:
+        from myst_nb import glue
+    except ImportError:
+        return _Headlines(values)
+    if _shell() is not None:
+        for name, value in values.items():
+            glue(name, value, display=False)
+    return _Headlines(values)
+
+
+class _Headlines(dict[str, Any]):
+    def _repr_html_(self) -> str:
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in self.items()}
+        rows = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in shown.items())
+        return f'<table class="dataframe headlines">{rows}</table>'
+
+
+def read_records(path: str | Path) -> dict[str, Any]:
+    """What `record` stored in an executed notebook."""
+    records = {}
+    for cell in nbformat.read(path, 4).cells:
+        for output in cell.get("outputs", []):
+            name = output.get("metadata", {}).get("scrapbook", {}).get("name")
+            if name and _RECORD in output.data:
+                text = output.data[_RECORD]
+                records[name] = float(text) if text in ("nan", "inf", "-inf") else ast.literal_eval(text)
+    return records
+
+
+def _shell() -> Any:
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython else None
+
+
+def _prepare_display() -> None:
+    """Let a chapter keep its figures as SVG, sharp at any size, and show the cells of its tables whole."""
+    if _shell() is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg")
+        pd.set_option("display.max_colwidth", None)
+
+
+def _history() -> Iterable[str]:
+    shell = _shell()
+    return shell.user_ns.get("In", []) if shell is not None else []
+
+
+def declared_parameters(source: str) -> dict[str, str]:
+    """Name -> annotation of a cell of nothing but annotated values (`epochs: int = 4`); empty for another."""
+    body = _parse(source)
+    if not all(isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name) and s.value for s in body):
+        return {}
+    return {s.target.id: ast.unparse(s.annotation) for s in body}
+
+
+def _injected(source: str) -> dict[str, Any]:
+    """Name -> value of the cell that Papermill adds; empty for any other cell."""
+    if not source.lstrip().startswith("# Parameters"):
+        return {}
+    body = [s for s in _parse(source) if isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Name)]
+    return {s.targets[0].id: _literal(s.value) for s in body}
+
+
+def _parse(source: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError:
+        return []
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return float("nan")  # Papermill writes infinities and NaN as calls of float()
+
+
+def check_values(declared: Mapping[str, str], given: Mapping[str, Any], where: str) -> None:
+    """Refuse given values whose name is not declared, whose type is another, and too small `num_images`.
+
+    Raises:
+        ValueError: saying where, which one, and what is allowed.
+    """
+    for name, value in given.items():
+        check_known("parameter", name, declared, f"{where}: ")
+        types = _TYPES.get(declared[name])
+        if types and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
+            kind = type(value).__name__
+            raise ValueError(f"{where}: {name} is {value!r} ({kind}); allowed: {declared[name]}")
+    if given.get("in_place_of"):
+        check_known("experiment", given["in_place_of"], EXPERIMENTS, f"{where}, in_place_of: ")
+    if 0 < given.get("num_images", 0) < FEWEST_IMAGES:
+        raise ValueError(
+            f"{where}: num_images is {given['num_images']}; allowed: 0 for all, or at least {FEWEST_IMAGES}, "
+            "of which one is in the top 5 %"
+        )
+
+
+_prepare_display()

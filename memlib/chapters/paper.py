@@ -1,0 +1,291 @@
+"""What the paper reports, and how a run compares with it: the numbers behind the table of figures.
+
+Source of all numbers: van den Burg & Williams (2021), text, figures and supplement.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from memlib.checks import check_known
+from memlib.experiment import EXPERIMENTS
+
+Bins = tuple[float, float, float]
+Estimate = tuple[float, float]  # a number and its standard error
+
+OUTLIERS_CLAIM = "memorization is not confined to outliers"
+NEIGHBORS_CLAIM = "the distance ratio is unrelated to memorization"
+TRAINING_CLAIM = "memorization grows during training, and is less at the smaller learning rate"
+WEAK = 0.1  # rank correlations up to here count as no relation
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What the paper reports of one of its experiments, by the name here; None where it gives no number.
+
+    Attributes:
+        images: its data set.
+        num_images: training images.
+        median, lowest, highest: of M, in nats; the extremes are read off a figure.
+        tolerance: how far another run's median may be for the two to agree, in nats; ours, not the paper's.
+        log_p: bins of the log-probability, in nats.
+        scores: bins of M in which the distance ratio is averaged, in nats.
+        density: the range of M over which its density is drawn, in nats.
+    """
+
+    images: str
+    num_images: int
+    median: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
+    tolerance: float = 0.3
+    log_p: Bins | None = None  # start, end, width
+    scores: Bins | None = None
+    density: tuple[float, float] | None = None
+
+
+REPORTED: dict[str, Reported] = {
+    "mnist-lr3": Reported(
+        "mnist", 60_000, 4.4, -18, 200, log_p=(-150, -30, 10), scores=(-20, 130, 2), density=(-15, 35)
+    ),
+    "mnist-lr4": Reported(
+        "mnist", 60_000, 3.5, -13, 80, log_p=(-160, -30, 10), scores=(-15, 60, 2), density=(-15, 35)
+    ),
+    "cifar10": Reported("cifar10", 50_000),
+    "cifar10-jpeg": Reported("cifar10", 50_000),
+    "celeba": Reported(
+        "celeba", 162_770, 60, -450, 6500, tolerance=6, log_p=(-17_000, -11_000, 500), scores=(-550, 3200, 50)
+    ),
+}
+
+
+def bins(experiment: str, kind: str) -> NDArray[np.float64] | None:
+    """Edges of the paper's bins for an experiment, or None where it has none.
+
+    Args:
+        experiment: a name in `memlib.EXPERIMENTS`.
+        kind: "log_p", of the log-probability, or "scores", of M.
+
+    >>> bins("mnist-lr3", "log_p")[:3]
+    array([-150., -140., -130.])
+    """
+    check_known("experiment", experiment, EXPERIMENTS)
+    check_known("kind of bins", kind, ("log_p", "scores"))
+    if experiment not in REPORTED or (given := getattr(REPORTED[experiment], kind)) is None:
+        return None
+    start, end, width = given
+    return start + width * np.arange(np.ceil((end - start) / width) + 1)
+
+
+def score_bins(experiment: str, M: ArrayLike) -> Bins:
+    """Bins of M: the paper's, or where it has none 25 over the middle 99 % of the scores.
+
+    Returns:
+        Width, start and end, as `memlib.figures.ratio_by_score` takes them.
+    """
+    edges = bins(experiment, "scores")
+    if edges is None:
+        edges = np.linspace(*np.quantile(M, (0.005, 0.995)), 26)
+    return float(edges[1] - edges[0]), float(edges[0]), float(edges[-1])
+
+
+def reductions(experiment: str, result: xr.Dataset) -> list[str]:
+    """In what a run is smaller than the paper's, as "25 of 100 epochs"; empty where it is not.
+
+    Args:
+        experiment: the name in `memlib.EXPERIMENTS` that the run is a variant of.
+        result: what `memlib.run` returned.
+    """
+    check_known("experiment", experiment, EXPERIMENTS)
+    if experiment not in REPORTED:
+        return []
+    asked, request, sizes = EXPERIMENTS[experiment], json.loads(result.request), result.sizes
+    pairs = {
+        "images": (sizes["observation"], REPORTED[experiment].num_images),
+        "models": (sizes["repeat"] * sizes["fold"], asked.repeats * asked.folds),
+        "epochs": (request["epochs"], asked.epochs),
+        "importance samples": (request["num_samples"], asked.num_samples),
+        "feature width": (request["width"], asked.width),
+    }
+    return [f"{here} of {there} {name}" for name, (here, there) in pairs.items() if here < there]
+
+
+def table_row(
+    experiment: str, result: xr.Dataset, paper: str, here: str, verdict: str, in_place_of: str = ""
+) -> dict[str, str]:
+    """A page's row of the table of figures, to be recorded with the page's headlines.
+
+    Args:
+        experiment: the name in `memlib.EXPERIMENTS` that the run is a variant of.
+        result: what `memlib.run` returned.
+        paper: what the paper reports.
+        here: the same of this run.
+        verdict: how the two compare.
+        in_place_of: the experiment whose data are absent and that this run stands in for; then nothing is
+            compared.
+
+    Returns:
+        The strings table_run, table_paper, table_here and table_verdict; compared, the verdict alone; and
+        differences, in what the run is not the paper's.
+    """
+    request, sizes = json.loads(result.request), result.sizes
+    run = (
+        f"{request['images']}, {sizes['observation']} images, {sizes['repeat']} x {sizes['fold']} models, "
+        f"{request['epochs']} epochs, S = {request['num_samples']}"
+    )
+    smaller = reductions(experiment, result)
+    others = ["shared noise"] if request["noise"] == "paired" else []
+    if experiment in REPORTED and request["images"] != REPORTED[experiment].images:
+        others.append(f"{request['images']} instead of {REPORTED[experiment].images}")
+    if experiment in REPORTED and request["learning_rate"] != EXPERIMENTS[experiment].learning_rate:
+        asked = EXPERIMENTS[experiment].learning_rate
+        others.append(f"learning rate {request['learning_rate']:g} instead of {asked:g}")
+        verdict = f"at another learning rate: {verdict}"
+    differences = ", ".join([*smaller, *others]) or "nothing"
+    if in_place_of:
+        verdict, smaller = f"not compared: another data set, {in_place_of} is not here", []
+    return {
+        "table_run": f"{run} ({differences})" if differences != "nothing" else run,
+        "table_paper": paper,
+        "table_here": here,
+        "table_verdict": f"reduced run: {verdict}" if smaller else verdict,
+        "compared": verdict,
+        "differences": differences,
+    }
+
+
+def extremes(experiment: str, M: ArrayLike) -> dict[str, str]:
+    """The rows `paper`, `here` and `verdict` of `table_row` for the range of the score.
+
+    Ends of the range are of the same order where neither is more than three times the other.
+
+    Args:
+        experiment: the name in `memlib.EXPERIMENTS` whose reported numbers M is put beside.
+        M: (n,), in nats.
+    """
+    M = np.asarray(M, dtype=np.float64)
+    lowest, median, highest = M.min(), np.median(M), M.max()
+    here = f"M from {_number(lowest)} to {_number(highest)}, median {median:.1f} nats"
+    reported = REPORTED.get(experiment)
+    if reported is None:
+        return {"paper": "nothing", "here": here, "verdict": "not one of the paper's experiments"}
+    if reported.median is None:
+        return {"paper": "images only, no numbers", "here": here, "verdict": "no numbers to compare"}
+    off = median - reported.median
+    parts = [f"median {abs(off):.1f} nats {'above' if off > 0 else 'below'}"]
+    if abs(off) <= reported.tolerance:
+        parts = [f"median within {reported.tolerance:g} nats"]
+    for name, ours, theirs in (("lowest", lowest, reported.lowest), ("highest", highest, reported.highest)):
+        ratio = ours / theirs
+        same = 1 / 3 <= ratio <= 3
+        parts.append(f"{name} of the same order" if same else f"{name} {ratio:.2g} times the paper's")
+    about = (
+        f"M from {_number(reported.lowest)} to {_number(reported.highest)}, median {reported.median:g} nats"
+    )
+    return {"paper": about, "here": here, "verdict": ", ".join(parts)}
+
+
+def outliers(in_lowest: float, null: float, upper_half: float) -> dict[str, str]:
+    """The rows for the claim that memorized images are not only the improbable ones.
+
+    It holds where fewer than half of the highly memorized images are among the 5 % least probable, outliers.
+
+    Args:
+        in_lowest: share of the highly memorized images among the 5 % least probable, 0..1.
+        null: the same where nothing is memorized.
+        upper_half: share of them with a log-probability above the median, 0..1.
+    """
+    answer = "holds, fewer than half" if in_lowest < 0.5 else "does not hold, half or more"
+    verdict = f"{answer}: {in_lowest:.0%} are outliers, where nothing is memorized {null:.0%}"
+    return {
+        "paper": OUTLIERS_CLAIM,
+        "here": f"of the highly memorized {in_lowest:.0%} are among the 5 % least probable, "
+        f"{upper_half:.0%} above the median",
+        "verdict": verdict if np.isfinite(in_lowest) else "undecided at this size",
+    }
+
+
+def training(
+    growth: Sequence[Estimate], less: Estimate, q95: tuple[float, float], repeats: int
+) -> dict[str, str]:
+    """The rows for the claims about training at two learning rates.
+
+    A difference whose 95 % interval, by Student's t over the repeats, holds zero decides nothing.
+
+    Args:
+        growth: growth of the mean gap from the first evaluated epoch to the last, at the larger and at the
+            smaller rate, each with its standard error over repeats, in nats.
+        less: mean gap at the end, at the larger rate minus at the smaller, with its standard error.
+        q95: 0.95 quantile of M at the end, at the larger and at the smaller rate, in nats.
+        repeats: behind the standard errors.
+    """
+    from scipy import stats
+
+    reach = stats.t.ppf(0.975, repeats - 1) if repeats > 1 else np.inf
+    found = [np.sign(mean) if abs(mean) > reach * error else 0 for mean, error in (*growth, less)]
+    names = ("growth at the larger rate", "growth at the smaller rate", "less at the smaller rate")
+    wrong = [name for name, sign in zip(names, found, strict=True) if sign < 0]
+    open_ = [name for name, sign in zip(names, found, strict=True) if sign == 0]
+    verdict = "holds for the mean gap"
+    if open_:
+        verdict = f"undecided at this size: {', '.join(open_)}"
+    if wrong:
+        verdict = f"does not hold: the opposite of {', '.join(wrong)}"
+    spans = [f"{mean:.2f} ± {error:.2f}" for mean, error in (*growth, less)]
+    return {
+        "paper": TRAINING_CLAIM,
+        "here": f"the mean gap grows by {spans[0]} nats, by {spans[1]} at the smaller rate, and ends "
+        f"{spans[2]} lower there; 0.95 quantiles of M {q95[0]:.1f} and {q95[1]:.1f} nats",
+        "verdict": verdict,
+    }
+
+
+def neighbors(
+    matched: tuple[float, float, float], rank: float, null: float, published: float, found: float
+) -> dict[str, str]:
+    """The rows for the claim that nearest neighbors do not see memorization.
+
+    Args:
+        matched: rank correlation of the matched M with the corrected distance ratio, and the ends of its
+            interval. It decides: the bias of the paper's M goes with the distances too.
+        rank: the same of the paper's M.
+        null: of the paper's M in a run in which nothing is memorized.
+        published: of the paper's M with the ratio as the published code computes it.
+        found: share of the highly memorized images among the 5 % with the largest ratio, 0..1.
+    """
+    center, low, high = matched
+    return {
+        "paper": NEIGHBORS_CLAIM,
+        "here": f"rank correlation with matched M {center:.2f} ({low:.2f} to {high:.2f}); with M {rank:.2f}, "
+        f"{null:.2f} where nothing is memorized, {published:.2f} as published; the 5 % largest ratios hold "
+        f"{found:.0%} of the highly memorized",
+        "verdict": neighbors_verdict(*matched),
+    }
+
+
+def neighbors_verdict(rank: float, low: float, high: float) -> str:
+    """Whether "no relation" holds: a rank correlation whose interval is within `WEAK` of zero."""
+    if not np.isfinite([rank, low, high]).all():
+        return "undecided at this size"
+    if -WEAK < low and high < WEAK:
+        return f"holds as observed: no relation, or one within ±{WEAK:g}"
+    if low <= WEAK and high >= -WEAK:
+        return f"undecided: within ±{WEAK:g} or beyond"
+    return f"does not hold: the ratio {'rises' if rank > 0 else 'falls'} with memorization"
+
+
+def settings(experiment: str) -> dict[str, Any]:
+    """The fields of an experiment in `REPORTED` as the paper ran it: its data, its noise, no rescoring."""
+    check_known("experiment of the paper", experiment, REPORTED)
+    own = {"images": REPORTED[experiment].images, "noise": "paper", "rescoring": 1}
+    return dataclasses.asdict(EXPERIMENTS[experiment]) | own
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}"

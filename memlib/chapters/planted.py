@@ -1,0 +1,313 @@
+"""Planted truth: image sets in which it is known what is an outlier, a copy or nearly one, and what not.
+
+`plant` makes training sets, `cheat` and `mixture` what a cheating generator would pass off as samples.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import stats
+
+from memlib.checks import check_known
+from memlib.data import ImageSet
+
+KINDS = ("ordinary", "copy", "near-duplicate", "outlier", "copied outlier", "noise")
+COPIES = {2: 10, 5: 6, 20: 4}  # times in the set -> originals
+OUTLIERS = {1: 20, **COPIES}
+SHIFTS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # rows down, columns right: the near-duplicates of an original
+CHEATS = ("copies", "flipped copies", "shifted copies", "noisy copies", "few copies")
+FEW = 20  # different images among "few copies"
+NOISE = 25  # standard deviation of "noisy copies", in gray levels
+BLOCK = 8  # side of the squares that an outlier's pixels are shuffled in
+LEAST = 4 * BLOCK  # side of images to shuffle: of few squares, the order is often the old one
+
+
+@dataclass(frozen=True, eq=False)
+class Planted:
+    """An image set with what was planted into it.
+
+    Attributes:
+        images: sorted by label, as `write` and `load_images` keep them.
+        kind: of every image, (n,): "ordinary"; "copy", one of several equal images; "near-duplicate", one of
+            an original and its shifted versions; "outlier", a shuffled image; "copied outlier", one of
+            several that are equal; "noise", an image of single pixels in random order.
+        copies: how many times each image is in the set, (n,).
+        original: the image that each was made of, by its position in the set it came from, (n,).
+    """
+
+    images: ImageSet
+    kind: NDArray[np.str_]
+    copies: NDArray[np.int64]
+    original: NDArray[np.int64]
+
+
+def plant(
+    images: ImageSet,
+    ordinary: int,
+    copies: Mapping[int, int] = COPIES,
+    near: int = 8,
+    outliers: Mapping[int, int] = OUTLIERS,
+    noise: int = 20,
+    seed: int = 0,
+) -> Planted:
+    """Plant copies, near-duplicates, outliers and noise into images of a set.
+
+    Every original is another image of `images`. Outliers are images cut into squares of 8 x 8 pixels in
+    random order; noise images are images whose pixels are all in random order, with a class drawn at random.
+    Both keep the gray values that images of the set have.
+
+    Args:
+        images: where originals and ordinary images are drawn from. To make outliers, their height and width
+            must be multiples of 8, 32 or more.
+        ordinary: images that are in the set once, unchanged.
+        copies: times in the set, at least 2 -> originals that are there so often.
+        near: originals with four near-duplicates each, shifted by one pixel.
+        outliers: times in the set -> shuffled images that are there so often.
+        noise: images of noise.
+        seed: of all choices, 0 or more.
+
+    Raises:
+        ValueError: a number below 0, no ordinary images, copies that are there less than twice, outliers less
+            than once, outliers of another size, or more originals than there are images.
+    """
+    counts = {"ordinary": ordinary, "near": near, "noise": noise, "seed": seed}
+    for name, each in (("copies", copies), ("outliers", outliers)):
+        counts |= {f"{name}[{times}]": count for times, count in each.items()}
+    for name, count in counts.items():
+        least = int(name == "ordinary")
+        if count < least:
+            raise ValueError(f"{name} is {count}; allowed: {least} or more")
+    for name, each, least in (("copies", copies, 2), ("outliers", outliers, 1)):
+        if wrong := [times for times in each if times < least]:
+            raise ValueError(f"{name} has the key {wrong[0]}; allowed: {least} or more times in the set")
+    sides = images.images.shape[2:]
+    if any(outliers.values()) and any(side < LEAST or side % BLOCK for side in sides):
+        raise ValueError(
+            f"images are {sides[0]} x {sides[1]} pixels; allowed: no outliers, or sides that are multiples "
+            f"of {BLOCK}, {LEAST} or more"
+        )
+    needed = ordinary + sum(copies.values()) + near + sum(outliers.values()) + noise
+    if needed > len(images):
+        raise ValueError(f"{needed} originals are asked for; allowed: at most the {len(images)} images given")
+    rng = np.random.default_rng(seed)
+    left = iter(rng.permutation(len(images))[:needed])
+    parts: list[tuple[NDArray, int, str, int]] = []  # image, original, kind, copies
+
+    def take(count: int) -> list[tuple[NDArray, int]]:
+        return [(images.images[i], i) for i in (next(left) for _ in range(count))]
+
+    parts += [(x, i, "ordinary", 1) for x, i in take(ordinary)]
+    for times, originals in copies.items():
+        parts += [(x, i, "copy", times) for x, i in take(originals) for _ in range(times)]
+    for x, i in take(near):
+        versions = [x, *(np.roll(x, shift, axis=(1, 2)) for shift in SHIFTS)]
+        parts += [(version, i, "near-duplicate", 1) for version in versions]
+    for times, originals in outliers.items():
+        kind = "outlier" if times == 1 else "copied outlier"
+        shuffled = [(_shuffled(x, rng), i) for x, i in take(originals)]
+        parts += [(x, i, kind, times) for x, i in shuffled for _ in range(times)]
+    parts += [(rng.permutation(x.ravel()).reshape(x.shape), i, "noise", 1) for x, i in take(noise)]
+
+    pixels, original, kind, times = (np.array(column) for column in zip(*parts, strict=True))
+    label = images.labels[original]
+    drawn = kind == "noise"
+    label[drawn] = rng.integers(len(images.classes), size=drawn.sum())
+    order = np.argsort(label, kind="stable")
+    chosen = (column[order] for column in (pixels, label))
+    planted = ImageSet(*chosen, images.classes, "planted", images.split, np.arange(len(order)))
+    return Planted(planted, kind[order], times[order], original[order])
+
+
+def _shuffled(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The squares of an image (C, H, W) in random order."""
+    C, rows, columns = len(image), image.shape[1] // BLOCK, image.shape[2] // BLOCK
+    squares = image.reshape(C, rows, BLOCK, columns, BLOCK).transpose(1, 3, 0, 2, 4)
+    squares = rng.permutation(squares.reshape(rows * columns, C, BLOCK, BLOCK))
+    squares = squares.reshape(rows, columns, C, BLOCK, BLOCK).transpose(2, 0, 3, 1, 4)
+    return np.ascontiguousarray(squares).reshape(image.shape)
+
+
+def write(planted: Planted, validation: ImageSet, folder: str | Path) -> str:
+    """Write the set, and images to validate on, as PNG files for `load_images`.
+
+    The training images are read back in this order, those to validate on sorted by label, and both as they
+    are where `load_images` is given their size.
+
+    Args:
+        planted: the training images, square.
+        validation: of the same labels and size.
+        folder: a new or empty one.
+
+    Returns:
+        The name of the data set, "folder:PATH".
+
+    Raises:
+        ValueError: a folder with something in it, labels that only one of the two has, or images that are not
+            squares of one size.
+    """
+    if odd := {*planted.images.labels.tolist()} ^ {*validation.labels.tolist()}:
+        raise ValueError(f"only one of the two sets has labels {sorted(odd)}; allowed: the same in both")
+    sizes = {images.images.shape[2:] for images in (planted.images, validation)}
+    if len({side for size in sizes for side in size}) > 1:
+        found = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
+        raise ValueError(f"images are {found} pixels; allowed: squares of one size, as load_images makes")
+    folder = Path(folder).resolve()
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"the folder {str(folder)!r} is not empty; allowed: a new or empty one")
+    for split, images in (("train", planted.images), ("test", validation)):
+        for position, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
+            path = folder / split / f"{label:03d}" / f"{position:06d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = image[0] if images.channels == 1 else image.transpose(1, 2, 0)  # (H, W) or (H, W, C)
+            Image.fromarray(pixels).save(path)
+    return f"folder:{folder}"
+
+
+def mean_interval(
+    values: NDArray[np.floating], original: NDArray[np.integer], level: float = 0.95
+) -> tuple[float, float]:
+    """Confidence interval of the mean over originals, as images of one original are no independent cases.
+
+    Args:
+        values: (n,).
+        original: (n,), as in `Planted`.
+        level: between 0 and 1.
+
+    Returns:
+        Its ends, by Student's t over the means of the originals; NaN where there is one original only.
+
+    Raises:
+        ValueError: shapes that differ, no values, or another level.
+    """
+    values, original = np.asarray(values, dtype=np.float64), np.asarray(original)
+    if values.ndim != 1 or values.shape != original.shape or not len(values):
+        raise ValueError(
+            f"values are {values.shape} and original {original.shape}; allowed: (n,) both, n at least 1"
+        )
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; allowed: between 0 and 1")
+    means = np.array([values[original == i].mean() for i in np.unique(original)])
+    if len(means) < 2:
+        return math.nan, math.nan
+    reach = stats.t.ppf((1 + level) / 2, len(means) - 1) * stats.sem(means)
+    return float(means.mean() - reach), float(means.mean() + reach)
+
+
+def by_kind(planted: Planted, values: NDArray[np.floating], level: float = 0.95) -> pd.DataFrame:
+    """Means of values over what was planted, copies by their number.
+
+    Args:
+        planted: the set.
+        values: of its images, (n,).
+        level: of the intervals, between 0 and 1.
+
+    Returns:
+        A row for each of "ordinary", "copy, 2 times", ..., "near-duplicate", "outlier", "noise" that is
+        there, with its `kind`, `times` in the set, `images`, `originals`, the `mean` over images and its
+        interval, `low`, `high`.
+
+    Raises:
+        ValueError: as `mean_interval`.
+    """
+    values, rows = np.asarray(values, dtype=np.float64), {}
+    if values.shape != planted.kind.shape:
+        raise ValueError(f"values are {values.shape}; allowed: {planted.kind.shape}, one of each image")
+    for kind in KINDS:
+        for times in np.unique(planted.copies[planted.kind == kind]):
+            group = (planted.kind == kind) & (planted.copies == times)
+            own = values[group], planted.original[group]
+            name = f"{kind}, {times} times" if times > 1 else kind
+            rows[name] = (
+                kind,
+                times,
+                group.sum(),
+                len(set(own[1])),
+                own[0].mean(),
+                *mean_interval(*own, level),
+            )
+    columns = ["kind", "times", "images", "originals", "mean", "low", "high"]
+    return pd.DataFrame.from_dict(rows, "index", columns=columns)
+
+
+def cheat(kind: str, images: NDArray[np.uint8], count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Make "samples" of training images, as a generator would that has learned nothing but to copy.
+
+    - `copies`: of training images, each once as long as there are more; so are the next three.
+    - `flipped copies`: mirrored left to right.
+    - `shifted copies`: by one pixel up, down, left or right; what leaves comes in on the other side.
+    - `noisy copies`: with normal noise of standard deviation 25 on the levels 0 to 255, clipped to them.
+    - `few copies`: of 20 of the training images, in turn.
+
+    Args:
+        kind: one of `CHEATS`.
+        images: the training images, uint8 (n, C, H, W).
+        count: of the samples, at least 1.
+        seed: of all choices, 0 or more.
+
+    Returns:
+        uint8 (count, C, H, W).
+
+    Raises:
+        ValueError: a value that is not allowed.
+    """
+    check_known("cheat", kind, CHEATS)
+    _check_images("images", images)
+    for name, value, least in (("count", count, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(images))[: FEW if kind == "few copies" else None]
+    samples = images[np.resize(order, count)]
+    match kind:
+        case "flipped copies":
+            samples = samples[..., ::-1]
+        case "shifted copies":
+            which = rng.integers(len(SHIFTS), size=count)
+            samples = np.stack([np.roll(x, SHIFTS[k], (1, 2)) for x, k in zip(samples, which, strict=True)])
+        case "noisy copies":
+            noisy = samples + rng.normal(0, NOISE, samples.shape)
+            samples = noisy.round().clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(samples)
+
+
+def mixture(
+    copies: NDArray[np.uint8], samples: NDArray[np.uint8], share: float, seed: int = 0
+) -> NDArray[np.uint8]:
+    """Put copies in the places of some samples, drawn at random.
+
+    Args:
+        copies, samples: uint8 of one shape (m, C, H, W).
+        share: of the places, 0 to 1, rounded to whole images.
+        seed: 0 or more.
+
+    Returns:
+        uint8 (m, C, H, W); with the same seed a larger share keeps the copies of a smaller one.
+
+    Raises:
+        ValueError: shapes that differ, another share, or another seed.
+    """
+    _check_images("copies", copies)
+    _check_images("samples", samples)
+    if copies.shape != samples.shape:
+        raise ValueError(f"copies are {copies.shape}, samples {samples.shape}; allowed: the same shape")
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share}; allowed: 0 to 1")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; allowed: 0 or more")
+    places = np.random.default_rng(seed).permutation(len(samples))[: round(share * len(samples))]
+    mixed = samples.copy()
+    mixed[places] = copies[places]
+    return mixed
+
+
+def _check_images(name: str, images: NDArray) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise ValueError(
+            f"{name} are {images.dtype} {images.shape}; allowed: uint8 (n, C, H, W), n at least 1"
+        )

@@ -1,0 +1,298 @@
+"""All yardsticks side by side: of several generators in one feature space, and of a perfect generator."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.cluster import KMeans
+
+from memlib.metrics.mifid import Moments, frechet_distance, memorization_distance, moments, penalized_fid
+from memlib.metrics.neighbors import nearest
+from memlib.metrics.samples import (
+    authenticity,
+    closer_share,
+    data_copying,
+    density_coverage,
+    partitioned,
+    precision_recall,
+    radii,
+)
+
+# what speaks against a generator: +1 a large value, -1 a small one
+SIDES = {
+    "FID": 1,
+    "d": -1,
+    "MiFID": 1,
+    "offenders": 1,
+    "C_T": -1,
+    "AuthPct": -1,
+    "rho > 1": 1,
+    "precision": -1,
+    "recall": -1,
+    "density": -1,
+    "coverage": -1,
+}
+TAIL = 0.01  # share of held-out images that are as close to a training image as an offender
+# of copies; the others are about quality, or both
+DETECTORS = ("d", "offenders", "C_T", "AuthPct", "rho > 1")
+AGAINST_HELD_OUT = ("offenders", "C_T", "rho > 1")  # these compare with held-out images
+
+
+def yardsticks(
+    generators: Mapping[str, ArrayLike],
+    training: ArrayLike,
+    held_out: ArrayLike,
+    eps: float,
+    cells: int = 3,
+) -> pd.DataFrame:
+    """Every yardstick of every generator, against the same training and held-out images.
+
+    Args:
+        generators: name -> features (m, d) of its images, m > d.
+        training: features (n, d), n > d.
+        held_out: features (m, d) of images that no generator saw, as many as generated ones.
+        eps: of MiFID, see `memlib.metrics.mifid.mifid`.
+        cells: of the data-copying test.
+
+    Returns:
+        A row for each generator, a column for each of `SIDES`: `offenders`, the share of generated images
+        closer to a training image, in cosine distance, than the 0.01 quantile of held-out images is;
+        `AuthPct` in percent; `rho > 1` as `memlib.metrics.samples.closer_share`.
+
+    Raises:
+        ValueError: what one of the yardsticks refuses.
+    """
+    if not generators:
+        raise ValueError("generators are none; allowed: one or more")
+    penalized_fid(0, 0, eps)  # refuses what is not allowed before anything is computed
+    reference = _reference(training, cells)
+    limit = _limit(held_out, training)
+    rows = {name: _row(g, training, held_out, limit, eps, reference) for name, g in generators.items()}
+    table = pd.DataFrame.from_dict(rows, "index", columns=list(SIDES))
+    table.attrs["images"] = len(np.asarray(held_out))
+    return table
+
+
+class _Reference(NamedTuple):
+    """What depends on the training images alone."""
+
+    moments: Moments
+    spacing: NDArray[np.float64]
+    partition: KMeans
+    reach: dict[int, NDArray[np.float64]]  # by k
+
+
+def _reference(training: ArrayLike, cells: int) -> _Reference:
+    spacing = nearest(training, training, exclude_self=True)[0]
+    reach = {k: radii(training, k) for k in (3, 5)}
+    return _Reference(moments(training), spacing, partitioned(training, cells), reach)
+
+
+def _limit(held_out: ArrayLike, training: ArrayLike) -> float:
+    """The distance below which a generated image is an offender."""
+    return float(np.quantile(memorization_distance(held_out, training).distances, TAIL))
+
+
+def _row(
+    generated: ArrayLike,
+    training: ArrayLike,
+    held_out: ArrayLike,
+    limit: float,
+    eps: float,
+    reference: _Reference,
+) -> dict[str, float]:
+    fid = frechet_distance(generated, reference.moments)
+    near = memorization_distance(generated, training)
+    precision, recall = precision_recall(training, generated, 3, reference.reach[3])
+    density, coverage = density_coverage(training, generated, 5, reference.reach[5])
+    return {
+        "FID": fid,
+        "d": near.d,
+        "MiFID": float(penalized_fid(fid, near.d, eps)),
+        "offenders": float((near.distances < limit).mean()),
+        "C_T": data_copying(training, held_out, generated, reference.partition).statistic,
+        "AuthPct": 100 * authenticity(training, generated, reference.spacing).share,
+        "rho > 1": closer_share(training, held_out, generated),
+        "precision": precision,
+        "recall": recall,
+        "density": density,
+        "coverage": coverage,
+    }
+
+
+def perfect_generator(
+    pool: ArrayLike, training: ArrayLike, eps: float, splits: int = 19, seed: int = 0, cells: int = 3
+) -> pd.DataFrame:
+    r"""Yardsticks of images from the very distribution: random halves of held-out images, against the others.
+
+    The rows are to spread around their mean as other samples of m images would. Yardsticks that compare the
+    two halves with each other do so by themselves. Of the others, which look at one half, a mean over m
+    images of a pool of 2m varies around that of the pool by $\sigma^2 / 2m$, where one over m new images
+    varies by $\sigma^2 / m$, and the pool's own by $\sigma^2 / 2m$: three times as much in all, so their rows
+    are stretched about the mean by the root of 3. Near its least value FID is no mean but a square, and
+    spreads less than that: then it notices somewhat too rarely.
+
+    Args:
+        pool: features of held-out images, (2m, d), m > d, with m as many as the images of the generators
+            to be compared; of an odd number one is left out of each split.
+        training, eps, cells: as for `yardsticks`.
+        splits: rows, at least 2.
+        seed: 0 or more.
+
+    Returns:
+        As `yardsticks`, a row for each split; stretched ones may lie outside of the range of the yardstick.
+
+    Raises:
+        ValueError: fewer splits than 2, a seed below 0, or what one of the yardsticks refuses.
+    """
+    for name, value, least in (("splits", splits, 2), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    penalized_fid(0, 0, eps)
+    pool = np.asarray(pool)
+    rng, m, rows = np.random.default_rng(seed), len(pool) // 2, []
+    reference = _reference(training, cells)
+    for _ in range(splits):
+        order = rng.permutation(len(pool))
+        generated, held_out = pool[order[:m]], pool[order[m : 2 * m]]
+        rows.append(_row(generated, training, held_out, _limit(held_out, training), eps, reference))
+    table = pd.DataFrame(rows, columns=list(SIDES))
+    stretched = table.mean() + np.sqrt(3) * (table - table.mean())
+    table = stretched.assign(**table[list(AGAINST_HELD_OUT)])
+    table.attrs["images"] = m
+    return table
+
+
+def own_or_unseen(
+    samples: ArrayLike, own: ArrayLike, unseen: ArrayLike, draws: int = 19, seed: int = 0
+) -> pd.DataFrame:
+    """Are samples closer to the images their model was trained on than to others that it has not seen?
+
+    Both sets are drawn to one size, as a distance to more images is smaller. They are alike but for the
+    model, so where it has not memorized, both distances are equal but for chance, however good or poor the
+    samples are.
+
+    Args:
+        samples: features (m, d).
+        own: features (n, d) of the training images.
+        unseen: features (l, d) of images like them, l at least 2.
+        draws: of sets of min(n, l // 2) images, without replacement; at least 1.
+        seed: 0 or more.
+
+    Returns:
+        A row for each draw: `own` and `unseen`, the memorization distances of the samples.
+
+    Raises:
+        ValueError: fewer draws than 1, a seed below 0, one unseen image, or what the distance refuses.
+    """
+    own, unseen = np.asarray(own), np.asarray(unseen)
+    for name, value, least in (("draws", draws, 1), ("seed", seed, 0), ("unseen images", len(unseen), 2)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    size, rng = min(len(own), len(unseen) // 2), np.random.default_rng(seed)
+    rows = [
+        {
+            name: memorization_distance(samples, images[rng.permutation(len(images))[:size]]).d
+            for name, images in (("own", own), ("unseen", unseen))
+        }
+        for _ in range(draws)
+    ]
+    return pd.DataFrame(rows)
+
+
+def closer_by(draws: pd.DataFrame, own: int, unseen: int) -> float:
+    """By how many standard errors samples are closer to a model's own images than to unseen ones.
+
+    The draws of one set overlap, so they differ by less than sets of other images would. Taking the distance
+    for a mean over the images of a set, the standard error follows from the spread of the draws and the
+    numbers of images that they are from.
+
+    Args:
+        draws: what `own_or_unseen` returns, of at least two draws.
+        own: number of training images, n.
+        unseen: number of images that the model has not seen, l.
+    """
+    size, variance = min(own, unseen // 2), draws.var()
+    per_image = size * variance["unseen"] / (1 - size / unseen)
+    error = math.sqrt(per_image * (1 / own + 1 / unseen) + variance.sum() / len(draws))
+    return float((draws["unseen"] - draws["own"]).mean() / error)
+
+
+def by_image(training: ArrayLike, samples: ArrayLike, held_out: ArrayLike) -> pd.DataFrame:
+    """What samples say of each training image: do they come from it?
+
+    Args:
+        training: features (n, d).
+        samples: features (m, d) of the model's samples.
+        held_out: features (m, d) of images that no model saw, as many: a minimum over more is smaller.
+
+    Returns:
+        A row for each training image: `count`, the samples that it is nearest to; `closeness`, the negative
+        distance to the nearest sample; `rho`, the distance to the nearest held-out image over that to the
+        nearest sample, inf at a copy. Distances are those of `mifid.memorization_distance`; NaN
+        where all features of an image are 0, and where it is a copy of both a sample and a held-out image.
+
+    Raises:
+        ValueError: another number of samples than of held-out images, or what the distance refuses.
+    """
+    samples, held_out = np.asarray(samples), np.asarray(held_out)
+    if len(samples) != len(held_out):
+        raise ValueError(f"samples are {len(samples)}, held_out {len(held_out)}; allowed: as many")
+    count = np.bincount(
+        memorization_distance(samples, training).neighbors, minlength=len(np.asarray(training))
+    )
+    to_sample, to_held_out = (memorization_distance(training, other) for other in (samples, held_out))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rho = to_held_out.distances / to_sample.distances
+    own = pd.DataFrame({"closeness": -to_sample.distances, "rho": rho}, index=to_sample.rows)
+    return pd.DataFrame({"count": count}).join(own)
+
+
+def against(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.DataFrame:
+    """How much each yardstick speaks against a generator, in the unit of what chance does.
+
+    Args:
+        table: as from `yardsticks`.
+        perfect: as from `perfect_generator`, at least two rows.
+
+    Returns:
+        The shape of `table`: 0 at the mean of a perfect generator, 1 at the worst of its rows; not finite
+        where all of these are equal.
+
+    Raises:
+        ValueError: a table of generators with another number of images than the perfect ones.
+    """
+    sides = _sides(table, perfect)
+    mean, worst = (perfect * sides).mean(), (perfect * sides).max()
+    return (table * sides - mean) / (worst - mean)
+
+
+def noticed(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.DataFrame:
+    """Where a yardstick speaks against a generator more than against all rows of a perfect one.
+
+    With s such rows each yardstick notices a perfect generator with probability about 1 / (s + 1).
+
+    Args:
+        table: as from `yardsticks`.
+        perfect: as from `perfect_generator`.
+
+    Returns:
+        bool, the shape of `table`.
+
+    Raises:
+        ValueError: a table of generators with another number of images than the perfect ones.
+    """
+    sides = _sides(table, perfect)
+    return table * sides > (perfect * sides).max()
+
+
+def _sides(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.Series:
+    ours, theirs = (t.attrs.get("images") for t in (table, perfect))
+    if ours != theirs:
+        raise ValueError(
+            f"generators have {ours} images, perfect ones {theirs}; allowed: as many, as FID depends on it"
+        )
+    return pd.Series(SIDES)

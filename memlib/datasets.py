@@ -1,0 +1,391 @@
+"""The data sets of the book and folders of images: where their files lie, and `load_images`."""
+
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from memlib.checks import check_known
+from memlib.data import SIZE, ImageSet
+
+TORCHVISION = {"mnist": "MNIST", "cifar10": "CIFAR10", "celeba": "CelebA"}
+# Files under the data folder, published md5. CelebA goes without: a user's own copy may hold a part only.
+FILES: dict[str, dict[str, str | None]] = {
+    "mnist": {
+        "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+    "cifar10": {
+        "cifar-10-batches-py/data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "cifar-10-batches-py/data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "cifar-10-batches-py/data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "cifar-10-batches-py/data_batch_4": "634d18415352ddfa80567beed471001a",
+        "cifar-10-batches-py/data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "cifar-10-batches-py/test_batch": "40351d587109b95175f43aff81a1287e",
+        "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+    },
+    "cifar10-jpeg": {
+        "cifar10-jpeg-train.zip": "33d900e2281e2ff0b779aa3df0b6dd17",
+        "cifar10-jpeg-test.zip": "0834798aa4a339511d5a221a82260d8d",
+    },
+    "celeba": {"celeba/list_eval_partition.txt": None, "celeba/img_align_celeba": None},
+}
+
+
+def ensure_files(name: str, root: Path) -> None:
+    """Download what is missing; FileNotFoundError where that fails, ValueError for damaged files."""
+    check_folder(root)
+    files = {root / file: md5 for file, md5 in FILES[name].items()}
+    missing = [str(path) for path in files if not path.exists()]
+    if missing and name not in TORCHVISION:
+        raise FileNotFoundError(
+            f"{name!r} has no public source and is missing: {', '.join(missing)}; "
+            "set MEMLIB_DATA, or the argument root, to the folder that has its files"
+        )
+    if missing:
+        from torchvision import datasets
+
+        source = TORCHVISION[name]
+        try:
+            getattr(datasets, source)(root, download=True)
+        except Exception as error:  # network, disk, archive and gdown errors share no other base class
+            listing = "\n".join(f"  {path} ({'found' if path.exists() else 'missing'})" for path in files)
+            raise FileNotFoundError(
+                f"{name!r} is incomplete in {root}; download failed with {type(error).__name__}: {error}\n"
+                f"Expected:\n{listing}\n"
+                "Set MEMLIB_DATA, or the argument root, to the folder that has them, or download them where "
+                "there is a network, to a folder DATA that can be written:\n"
+                f"  python -c \"from torchvision.datasets import {source}; {source}('DATA', download=True)\""
+            ) from error
+    damaged = [
+        str(path) for path, md5 in files.items() if md5 and path.exists() and fingerprint(path, "md5") != md5
+    ]
+    if damaged:
+        raise ValueError(f"{name!r} is damaged: delete these files and load it again: {', '.join(damaged)}")
+
+
+def fingerprint(path: Path, algorithm: str) -> str:
+    """Hexadecimal digits of a file's hash: "md5" or "sha256"."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of downloaded data sets: the argument, else $MEMLIB_DATA, else in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "memlib" / "data"
+    chosen = root if root is not None else os.environ.get("MEMLIB_DATA") or cache
+    return Path(chosen).expanduser().absolute()
+
+
+def check_folder(root: Path) -> None:
+    if root.is_file():
+        raise ValueError(
+            f"the data folder is {str(root)!r}, which is a file; allowed: a folder, or a new name"
+        )
+
+
+SPLIT_SEED = 0  # of numpy.random.default_rng, for the sets that come without a split of their own
+DATASETS = ("digits", "patches", "mnist", "cifar10", "cifar10-jpeg", "celeba")
+SPLITS = dict.fromkeys(DATASETS, ("train", "test")) | {"celeba": ("train", "valid", "test")}
+
+
+def load_images(
+    name: str, split: str = "train", root: str | os.PathLike[str] | None = None, size: int = SIZE
+) -> ImageSet:
+    """Load one split of a data set as square images, of 32 x 32 pixels but for folders of your own.
+
+    - `digits`: scikit-learn's 1797 digits, levels 0..16 to 0..255, 8x8 to 24x24 (bilinear), padded by 4.
+      1500 train, 297 test.
+    - `patches`: crops on the 32-pixel grid of scikit-learn's two photographs; the label says which one.
+      390 train from columns 0..479, 130 test from columns 480..639.
+    - `mnist`: 28x28 padded by 2. 60000 train, 10000 test.
+    - `cifar10`: as it is. 50000 train, 10000 test.
+    - `cifar10-jpeg`: CIFAR-10 after lossy compression, two archives of class folders of JPEG files, ordered
+      by class and file name. 50000 train, 10000 test. Densities on it are not those of `cifar10`.
+    - `celeba`: box (left 15, upper 40, right 163, lower 188) of the aligned 178x218 faces, to 32x32
+      (bilinear, antialias); one class. 162770 train, 19867 valid, 19962 test. Copies on disk go unchecked.
+    - `folder:PATH`: your images, shorter side to `size` (bilinear, antialias), then center crop, so that the
+      aspect ratio is kept. Subfolders `train` and `test` (or `valid`, which is `test` where there is none)
+      are the splits, otherwise 80 % train, 20 % test. Inside, each subfolder is a class, as in torchvision's
+      `ImageFolder`; loose files beside class folders do not count, nor do hidden ones. Images without any
+      class folder are one class named after PATH. C = 1 if no image of any split has color, else 3. EXIF
+      orientation is applied, transparency dropped, sixteen-bit gray scaled to eight.
+
+    Splits made here put the first 297 (digits) or the first fifth, rounded (folder), of
+    `numpy.random.default_rng(SPLIT_SEED).permutation(n)` in test, the others in train, in ascending order.
+    For these sets and for `patches` (260 photograph + 20 row + column) `index` counts over the whole set, for
+    the others within the split.
+
+    Args:
+        name: one of `DATASETS`, or `folder:PATH` (`~` is expanded).
+        split: one of `SPLITS[name]`; for a folder `train` or `test`, or `valid` if it has one.
+        root: folder of `mnist`, `cifar10` and `celeba` in torchvision's layout and of the archives of
+            `cifar10-jpeg`. Default: the environment variable MEMLIB_DATA, else `memlib/data` in the user's
+            cache folder. torchvision downloads to it what is missing (`celeba` needs the package gdown;
+            `cifar10-jpeg` has no public source).
+        size: height and width in pixels, for a folder 1 or more, for the others 32. Experiments use 32.
+
+    Raises:
+        ValueError: Unknown name or split; a size that is not allowed; a data folder that is a file; damaged
+            files; files that cannot be read as images, by name.
+        FileNotFoundError: Files missing that cannot be downloaded; a folder missing or without images.
+
+    Source: van den Burg & Williams (2021), supplement B (mnist, cifar10, celeba).
+    """
+    if type(size) is not int or size < 1:
+        raise ValueError(f"size is {size!r}; allowed: a whole number, 1 or more")
+    if isinstance(name, str) and name.startswith("folder:") and name != "folder:":
+        return _load_folder(Path(name.removeprefix("folder:")).expanduser().resolve(), split, size)
+    check_known("data set", name, (*DATASETS, "folder:PATH"))
+    check_known(f"split of {name}", split, SPLITS[name])
+    if size != SIZE:
+        raise ValueError(f"size is {size}; allowed: {SIZE} for {name}, others for folder:PATH alone")
+    match name:
+        case "digits":
+            return _load_digits(split)
+        case "patches":
+            return _load_patches(split)
+        case "celeba":
+            return _load_celeba(split, data_root(root))
+        case "cifar10-jpeg":
+            return _load_cifar10_jpeg(split, data_root(root))
+    return _load_torchvision(name, split, data_root(root))
+
+
+def availability(root: str | os.PathLike[str] | None = None) -> dict[str, str]:
+    """Where each of `DATASETS` is, one line of text per name; reads no image and uses no network.
+
+    Args:
+        root: data folder, as in `load_images`; ValueError where it is a file.
+
+    >>> availability()["digits"]
+    'bundled with scikit-learn'
+    """
+    lines, folder = dict.fromkeys(DATASETS, "bundled with scikit-learn"), data_root(root)
+    check_folder(folder)
+    for name, files in FILES.items():
+        paths = [folder / file for file in files]
+        place = f"found in {paths[0].parent}"
+        found = all(path.exists() for path in paths)
+        missing = "memlib downloads it on first use" if name in TORCHVISION else "memlib cannot download it"
+        lines[name] = place if found else f"not {place}: {missing}"
+    return lines
+
+
+def _load_digits(split: str) -> ImageSet:
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    digits = source.images.astype(np.int64)  # (1797, 8, 8), levels 0..16
+    # Enlarged three times, every pixel lies at a whole number of thirds of a source pixel: bilinear
+    # interpolation is exact in integers, and the fingerprint the same on every machine.
+    thirds = np.clip(np.arange(24) - 1, 0, 21)
+    left, part = thirds // 3, thirds % 3
+    right = np.minimum(left + 1, 7)
+    rows = (3 - part)[:, None] * digits[:, left] + part[:, None] * digits[:, right]  # (n, 8, 8) -> (n, 24, 8)
+    levels = (3 - part) * rows[:, :, left] + part * rows[:, :, right]  # (n, 24, 8) -> (n, 24, 24), 0..144
+    images = np.zeros((len(digits), 1, SIZE, SIZE), np.uint8)
+    images[:, 0, 4:28, 4:28] = (255 * levels + 72) // 144
+    index = _draw_split(len(digits), 297, split)
+    labels = source.target.astype(np.int64)
+    return ImageSet(images[index], labels[index], tuple("0123456789"), "digits", split, index)
+
+
+def _load_patches(split: str) -> ImageSet:
+    from sklearn.datasets import load_sample_image
+
+    photos = np.stack([load_sample_image("china.jpg"), load_sample_image("flower.jpg")])  # (2, 427, 640, 3)
+    grid = photos[:, : 13 * SIZE].reshape(2, 13, SIZE, 20, SIZE, 3)
+    grid = grid.transpose(0, 1, 3, 5, 2, 4)  # (2, 13, 32, 20, 32, 3) -> (2, 13, 20, 3, 32, 32)
+    columns = slice(0, 15) if split == "train" else slice(15, 20)
+    images = grid[:, :, columns].reshape(-1, 3, SIZE, SIZE)  # (2, 13, 15 or 5, 3, 32, 32) -> (n, 3, 32, 32)
+    index = np.arange(520).reshape(2, 13, 20)[:, :, columns].ravel()
+    return ImageSet(images, index // 260, ("china", "flower"), "patches", split, index)
+
+
+def _load_torchvision(name: str, split: str, root: Path) -> ImageSet:
+    ensure_files(name, root)
+    from torchvision import datasets
+
+    source = getattr(datasets, TORCHVISION[name])(root, train=split == "train")
+    if name == "mnist":
+        images = np.pad(source.data.numpy()[:, None], ((0, 0), (0, 0), (2, 2), (2, 2)))  # -> (n, 1, 32, 32)
+        classes = tuple("0123456789")
+    else:
+        images = source.data.transpose(0, 3, 1, 2)  # (n, 32, 32, 3) -> (n, 3, 32, 32)
+        classes = tuple(source.classes)
+    labels = np.asarray(source.targets, np.int64)
+    return ImageSet(images, labels, classes, name, split, np.arange(len(labels)))
+
+
+def _load_cifar10_jpeg(split: str, root: Path) -> ImageSet:
+    ensure_files("cifar10-jpeg", root)
+    with zipfile.ZipFile(root / f"cifar10-jpeg-{split}.zip") as archive:
+        paths = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
+        images = read_images(
+            paths,
+            (3, SIZE, SIZE),
+            lambda image: image.convert("RGB"),
+            lambda path: io.BytesIO(archive.read(path)),
+        )
+    names = [Path(path).parent.name for path in paths]
+    classes, labels = np.unique(names, return_inverse=True)
+    classes = tuple(classes.tolist())
+    return ImageSet(images, labels.astype(np.int64), classes, "cifar10-jpeg", split, np.arange(len(paths)))
+
+
+def _load_celeba(split: str, root: Path) -> ImageSet:
+    # torchvision accepts an extracted copy only together with five annotation files that are not needed here.
+    ensure_files("celeba", root)
+    partition, folder = (root / file for file in FILES["celeba"])
+    wanted = str(SPLITS["celeba"].index(split))
+    paths = []
+    for number, line in enumerate(partition.read_text(errors="replace").splitlines(), start=1):
+        match line.split():
+            case [file, ("0" | "1" | "2") as part]:
+                paths += [str(folder / file)] if part == wanted else []
+            case _:
+                raise ValueError(f"{partition}, line {number}: expected FILE and 0, 1 or 2, got {line!r:.80}")
+    if not paths:
+        raise ValueError(f"{partition} lists no image of split {split!r} (number {wanted})")
+    images = read_images(paths, (3, SIZE, SIZE), _crop_face)
+    labels = np.zeros(len(paths), np.int64)
+    return ImageSet(images, labels, ("face",), "celeba", split, np.arange(len(paths)))
+
+
+def _draw_split(n: int, n_test: int, split: str) -> np.ndarray:
+    order = np.random.default_rng(SPLIT_SEED).permutation(n)
+    return np.sort(order[:n_test] if split == "test" else order[n_test:])
+
+
+def _load_folder(path: Path, split: str, size: int) -> ImageSet:
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is not a folder: 'folder:PATH' expects a folder of images")
+    parts = find_splits(path)
+    check_known(f"split of {path}", split, tuple(parts) or ("train", "test"))
+    if parts:
+        paths, labels, classes, everything = list_split(parts, split, path.name)
+        index = np.arange(len(paths))
+    else:
+        everything, labels, classes = list_images(path, path.name)
+        if len(everything) < 2:
+            raise ValueError(f"{path} holds one image: at least two are needed for train and test")
+        index = _draw_split(len(everything), max(1, round(len(everything) / 5)), split)
+        paths, labels = [everything[i] for i in index], labels[index]
+    # Decided over all splits, so that a model trained on one fits the others.
+    mode, channels = ("RGB", 3) if any(has_color(file) for file in everything) else ("L", 1)
+    images = read_images(paths, (channels, size, size), lambda image: fit_square(image, mode, size))
+    return ImageSet(images, labels, classes, f"folder:{path}", split, index)
+
+
+def _crop_face(image: Image.Image) -> Image.Image:
+    if image.size != (178, 218):
+        raise ValueError(f"expected the aligned 178x218 image, got {image.width}x{image.height}")
+    return image.convert("RGB").crop((15, 40, 163, 188)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+
+
+def find_splits(path: Path) -> dict[str, Path]:
+    """Folders of the splits `train`, `valid` and `test`; empty where a folder is not divided so.
+
+    Where there is no `test`, `valid` stands in for it.
+    """
+    parts = {part: path / part for part in ("train", "valid", "test") if (path / part).is_dir()}
+    if "train" not in parts or len(parts) == 1:
+        return {}
+    parts.setdefault("test", path / "valid")
+    return parts
+
+
+def list_split(
+    parts: dict[str, Path], split: str, name: str
+) -> tuple[list[str], np.ndarray, tuple[str, ...], list[str]]:
+    """What `list_images` gives for one split, and the paths of all; ValueError where their classes differ."""
+    listings = {part: list_images(folder, name) for part, folder in parts.items()}
+    paths, labels, classes = listings[split]
+    for part, (_, _, others) in listings.items():
+        if others != classes:
+            both = f"{classes} in {parts[split]}, {others} in {parts[part]}"
+            raise ValueError(f"classes differ: {both}; allowed: the same in every split")
+    return paths, labels, classes, [file for files, _, _ in listings.values() for file in files]
+
+
+def list_images(folder: Path, name: str) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+    """Paths (n) in ImageFolder's order, labels int64 (n,), classes: only `name` where no subfolder is one."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+    classes = sorted(item.name for item in folder.iterdir() if item.is_dir() and item.name[0] != ".")
+    places = [folder / item for item in classes] or [folder]
+    samples = []
+    for label, place in enumerate(places):
+        found = make_dataset(place.parent, {place.name: label}, IMG_EXTENSIONS, allow_empty=True)
+        visible = [(file, k) for file, k in found if os.sep + "." not in file.removeprefix(str(place))]
+        if not visible:
+            raise FileNotFoundError(f"no image in {place}: expected any of {' '.join(IMG_EXTENSIONS)}")
+        samples += visible
+    labels = np.array([label for _, label in samples], np.int64)
+    return [file for file, _ in samples], labels, tuple(classes) or (name,)
+
+
+def has_color(path: str) -> bool:
+    """Whether a file holds a color image; False where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.mode not in ("1", "L", "LA", "La", "F") and not image.mode.startswith("I")
+    except (OSError, ValueError, Image.DecompressionBombError):  # named when its split is read
+        return False
+
+
+def read_images(
+    paths: list[str],
+    shape: tuple[int, int, int],
+    fit: Callable[[Image.Image], Image.Image],
+    open_file: Callable[[str], str | BinaryIO] = str,
+) -> np.ndarray:
+    """Images uint8 (n, *shape), shape (C, H, W); ValueError that names the files which cannot be read.
+
+    `fit` gives each image its size W x H and its C channels. `open_file` finds the file of a path where that
+    is not on disk, such as in an archive.
+    """
+    channels, height, width = shape
+    images = np.empty((len(paths), *shape), np.uint8)
+
+    def read(i: int) -> str | None:
+        try:
+            with Image.open(open_file(paths[i])) as image:
+                pixels = np.asarray(fit(image))
+        except Exception as error:  # decoders raise anything on damaged files; all are reported below
+            return f"\n  {paths[i]}: {error}"
+        images[i] = pixels.reshape(height, width, channels).transpose(2, 0, 1)  # (H, W, C) -> (C, H, W)
+        return None
+
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
+        failures = [failure for failure in pool.map(read, range(len(paths))) if failure]
+    if failures:
+        more = f"\n  and {len(failures) - 10} more" if len(failures) > 10 else ""
+        raise ValueError(f"{len(failures)} of {len(paths)} images unreadable:{''.join(failures[:10])}{more}")
+    return images
+
+
+def fit_square(image: Image.Image, mode: str, size: int) -> Image.Image:
+    """Upright, in Pillow's mode "L" or "RGB", shorter side to `size` (bilinear, antialias), center crop."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed white level; save with 8 or 16 bits")
+    if image.mode.startswith("I"):  # where Pillow's own conversion clips at 255
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError(f"expected gray levels in 0..65535, got {levels.min()}..{levels.max()}")
+        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    width, height = (size * side // min(image.size) for side in image.size)
+    image = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))

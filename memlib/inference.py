@@ -1,0 +1,310 @@
+"""What can be said of scores: intervals, p-values, and a list with a known rate of false discoveries."""
+
+import itertools
+import math
+from typing import Literal, get_args
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from memlib.memorization import Estimator, check_log_px, checked_arrays, exchanged, memorization
+
+DRAWS = 9999  # random choices behind p-values
+_LOWEST = -1e30  # instead of minus infinity, which no sum can be taken of
+
+
+def interval(scores: xr.Dataset, level: float = 0.9, name: str = "M") -> tuple[xr.DataArray, xr.DataArray]:
+    """Confidence interval of a score: the estimate plus and minus its standard error times Student's t.
+
+    The t distribution has L - 1 degrees of freedom, as the jackknife standard error comes from L repeats. The
+    interval is of what the same estimator would give on average over many runs with as many repeats. Where
+    models differ by several nats it holds the truth less often than `level` says, above all that of V.
+
+    Args:
+        scores: what `memlib.memorization` returns.
+        level: the share of intervals that are to hold the truth, between 0 and 1.
+        name: "U", "V" or "M".
+
+    Returns:
+        Lower and upper ends, (epoch, observation), nats; NaN where there is one repeat only.
+
+    Raises:
+        ValueError: a level or name that is not allowed.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; allowed: between 0 and 1")
+    if name not in ("U", "V", "M"):
+        raise ValueError(f"name is {name!r}; allowed: U, V, M")
+    repeats = scores.gap.sizes["repeat"]
+    factor = stats.t.ppf((1 + level) / 2, repeats - 1) if repeats > 1 else math.nan
+    reach = factor * scores[f"{name}_se"]
+    return scores[name] - reach, scores[name] + reach
+
+
+def rank_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    r"""Spearman's rank correlation with its confidence interval.
+
+    The interval is that of Fisher's transformation, with the variance $(1 + r^2 / 2) / (n - 3)$. It is about
+    the images as a sample from many, not about the models.
+
+    Args:
+        a, b: (n,), n at least 4; NaN is refused, infinities rank last.
+        level: share of such intervals that are to hold the truth, between 0 and 1.
+
+    Returns:
+        The correlation and the ends of its interval; NaN where `a` or `b` is constant.
+
+    Raises:
+        ValueError: shapes, NaN or a level that are not as above.
+
+    Source: Bonett & Wright (2000), Psychometrika 65, 23-28.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.ndim != 1 or a.shape != b.shape or len(a) < 4 or np.isnan(a).any() or np.isnan(b).any():
+        raise ValueError(
+            f"a and b must be numbers (n,), n at least 4, without NaN, got {a.shape} and {b.shape}"
+        )
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; allowed: between 0 and 1")
+    if (a == a[0]).all() or (b == b[0]).all():
+        return math.nan, math.nan, math.nan
+    rank = round(float(stats.spearmanr(a, b).statistic), 12)  # exactly 1 for equal orders
+    reach = stats.norm.ppf((1 + level) / 2) * math.sqrt((1 + rank**2 / 2) / (len(a) - 3))
+    if abs(rank) == 1:
+        return rank, rank, rank
+    center = math.atanh(rank)
+    return rank, math.tanh(center - reach), math.tanh(center + reach)
+
+
+def null_mean(
+    result: xr.Dataset, estimator: Estimator, exchanges: int = 20, seed: int = 0
+) -> tuple[float, float]:
+    """Mean of M at the last epoch where nothing can be memorized: what the estimator makes of noise alone.
+
+    Averages over the observations and over random exchanges, see `memlib.exchanged`. These have one fold less
+    than the run, so for the paper's estimator the mean is a lower bound: with two seen models it would be 0.
+    For the matched one it is 0 by symmetry, but for chance.
+
+    Args:
+        result: as for `memlib.memorization`, with at least three folds.
+        estimator: "paper" or "matched".
+        exchanges: how many, 1 or more.
+        seed: of the first one; the others follow.
+
+    Returns:
+        The mean and its jackknife standard error over repeats, NaN if there is one only: observations share
+        their models, and say nothing of each other's errors.
+
+    Raises:
+        ValueError: exchanges < 1, observations that are impossible under all models, or what `exchanged` and
+            `memorization` refuse.
+    """
+    if exchanges < 1:
+        raise ValueError(f"exchanges is {exchanges}; allowed: 1 or more")
+    last = result[["log_px", "fold_of"]].isel(epoch=[-1])
+    if lost := int(np.isneginf(last.log_px).all(("repeat", "fold")).sum()):
+        raise ValueError(f"log_px is -inf under all models for {lost} observations; allowed: none")
+    nulls = [exchanged(last, seed + k) for k in range(exchanges)]
+
+    def mean(repeats: list[int]) -> float:
+        return float(np.mean([memorization(null.isel(repeat=repeats), estimator).M for null in nulls]))
+
+    every = list(range(last.sizes["repeat"]))
+    if len(every) < 2:
+        return mean(every), math.nan
+    without = [mean([k for k in every if k != out]) for out in every]
+    return mean(every), float(np.sqrt((len(every) - 1) * np.var(without)))
+
+
+def p_values(result: xr.Dataset, draws: int = DRAWS, seed: int = 0) -> xr.DataArray:
+    r"""p-values of "that a model was trained on this observation makes no difference to it".
+
+    If that is so, the K models of a repeat are exchangeable, and the one that did not see the observation is
+    as likely as any other to be the one that gives it the lowest probability. The statistic is the sum over
+    repeats of log p under the models that did not see it; it is compared with the same sum for one model
+    chosen at random from each repeat. No distribution is assumed: where there are no more than `draws` such
+    choices all of them are taken, otherwise as many at random, and the p-value is exact or, with (1 + hits) /
+    (1 + draws), valid. It is about the estimates of log p(x), of encoder and decoder together: where Pareto
+    k-hat is high, a worse encoder for unseen images makes a difference too.
+
+    Args:
+        result: as for `memlib.memorization`.
+        draws: random choices, 1 or more.
+        seed: of the choices, 0 or more.
+
+    Returns:
+        (epoch, observation), in (0, 1]. None is below K^-L, nor below 1 / (1 + draws) where they are drawn.
+
+    Raises:
+        ValueError: draws or seed that are not allowed, or arrays that `memorization` refuses.
+
+    Source: Phipson & Smyth (2010) for the p-values of random choices.
+    """
+    for name, value, least in (("draws", draws, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    log_px, fold_of = checked_arrays(result)
+    check_log_px(log_px.values)
+    L, K, n = log_px.shape[1:]
+    choices, exact = _choices(L, K, draws, np.random.default_rng(seed))
+    # a repeat's models by their distance from the held-out one: 0 is that itself
+    shifted = (fold_of[:, None, :] + np.arange(K)[:, None]) % K  # (L, K, n)
+    p = np.empty((len(log_px), n))
+    for epoch, values in enumerate(log_px.values):
+        own = np.take_along_axis(values.astype(np.float64), shifted, axis=1)
+        hits = _count_lower(np.maximum(own, _LOWEST), choices)
+        p[epoch] = hits / len(choices) if exact else (1 + hits) / (1 + len(choices))
+    coords = {name: c for name, c in result.coords.items() if set(c.dims) <= {"epoch", "observation"}}
+    return xr.DataArray(p, dims=("epoch", "observation"), coords=coords, name="p_value")
+
+
+def _choices(L: int, K: int, draws: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], bool]:
+    """Models chosen, one of each repeat, (choices, L), and whether these are all there are."""
+    if K**L <= draws:
+        return np.array(list(itertools.product(range(K), repeat=L))), True
+    return rng.integers(K, size=(draws, L)), False
+
+
+def _count_lower(
+    own: NDArray[np.float64], choices: NDArray[np.int64], block: int = 2**22
+) -> NDArray[np.int64]:
+    """How many choices have a sum at or below that of the held-out models, (n,), from (L, K, n)."""
+    L, K, n = own.shape
+    # sums of chosen entries as a product with ones and zeros; differences from the held-out, for accuracy
+    difference = (own - own[:, :1]).reshape(L * K, n)
+    chosen = np.zeros((len(choices), L * K))
+    chosen[np.arange(len(choices))[:, None], np.arange(L) * K + choices] = 1
+    size = max(1, block // len(choices))
+    parts = [(chosen @ difference[:, i : i + size] <= 0).sum(axis=0) for i in range(0, n, size)]
+    return np.concatenate(parts)
+
+
+def memorized(result: xr.Dataset, rate: float = 0.1, draws: int = DRAWS, seed: int = 0) -> xr.DataArray:
+    """Observations to whose estimate training makes a difference, at a controlled false discovery rate.
+
+    Of those listed no more than `rate` are there by chance, on average over runs, by the procedure of
+    Benjamini and Hochberg on `p_values`; which holds for p-values that are independent or rise together.
+
+    Args:
+        result: as for `memlib.memorization`.
+        rate: the false discovery rate, between 0 and 1.
+        draws: of `p_values`, and so is `seed`. Where p-values cannot be small, no observation may reach a
+            small rate.
+
+    Returns:
+        (epoch, observation), bool.
+
+    Raises:
+        ValueError: a rate outside (0, 1), or what `p_values` refuses.
+
+    Source: Benjamini & Hochberg (1995).
+    """
+    if not 0 < rate < 1:
+        raise ValueError(f"rate is {rate}; allowed: between 0 and 1")
+    p = p_values(result, draws, seed)
+    adjusted = stats.false_discovery_control(p.values, axis=1)
+    return p.copy(data=adjusted <= rate).rename("memorized")
+
+
+Score = Literal["paper", "matched", "gap"]
+
+
+def stability(result: xr.Dataset, score: Score = "matched", draws: int = 20, seed: int = 0) -> xr.Dataset:
+    """Agreement of scores from two sets of repeats that share none, by the number of repeats in each.
+
+    Repeats are independent, so two disjoint sets of L are two runs of L repeats: the rank correlation of
+    their scores is what a second run would have with the first, and their differences are the errors of both.
+
+    Args:
+        result: as for `memlib.memorization`, with at least 2 repeats; its last epoch counts.
+        score: M by the "paper" or the "matched" estimator, or the "gap", averaged over repeats.
+        draws: pairs of sets per size, at random, 1 or more.
+        seed: of the choice, 0 or more.
+
+    Returns:
+        By `repeats` (1 to half of those there are): `rank` and `error` (repeats, draw): Spearman's rank
+        correlation, and the root mean square of a score's random error in nats, that of the differences over
+        the square root of 2; a bias that both sets share is not in it.
+
+    Raises:
+        ValueError: fewer than 2 repeats, another score, draws or seed that are not allowed, or what
+            `memorization` refuses.
+    """
+    if score not in get_args(Score):
+        raise ValueError(f"score is {score!r}; allowed: {', '.join(get_args(Score))}")
+    for name, value, least in (("draws", draws, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    last = result[["log_px", "fold_of"]].isel(epoch=[-1])
+    L = last.sizes["repeat"]
+    if L < 2:
+        raise ValueError(f"the run has {L} repeat; allowed: 2 or more, one for each of two sets")
+    rng, sizes = np.random.default_rng(seed), range(1, L // 2 + 1)
+    rank, error = np.empty((2, len(sizes), draws))
+    for row, size in enumerate(sizes):
+        for draw in range(draws):
+            chosen = rng.permutation(L)[: 2 * size]
+            one, two = (_scores(last.isel(repeat=half), score) for half in np.split(chosen, 2))
+            rank[row, draw] = stats.spearmanr(one, two).statistic
+            error[row, draw] = np.sqrt(np.mean((one - two) ** 2) / 2)
+    dims = ("repeats", "draw")
+    return xr.Dataset({"rank": (dims, rank), "error": (dims, error)}, coords={"repeats": list(sizes)})
+
+
+def _scores(result: xr.Dataset, score: Score) -> NDArray[np.float64]:
+    if score == "gap":
+        return memorization(result).gap.values[0].mean(axis=0)
+    return memorization(result, score).M.values[0]
+
+
+def reliability(rank: float, repeats: int, wanted: int) -> float:
+    r"""The agreement of two runs with `wanted` repeats, if that of runs with `repeats` is `rank`.
+
+    $$r_L = \frac{L r_1}{1 + (L - 1) r_1}$$
+
+    Args:
+        rank: correlation between two runs, 0 to 1.
+        repeats: in each of them, 1 or more.
+        wanted: repeats of the other runs, 1 or more.
+
+    Raises:
+        ValueError: an argument outside of these.
+
+    Source: Spearman (1910), Brown (1910); for rank correlations an approximation.
+
+    >>> reliability(0.5, 1, 4), round(reliability(0.8, 4, 1), 9)
+    (0.8, 0.5)
+    """
+    _check(rank, repeats=repeats, wanted=wanted)
+    return wanted * rank / (wanted * rank + repeats * (1 - rank))
+
+
+def repeats_needed(rank: float, repeats: int, target: float) -> float:
+    """How many repeats two runs need to agree as well as `target`, if with `repeats` they agree as `rank`.
+
+    The inverse of `reliability`; a whole number, or infinity where runs do not agree at all.
+
+    Raises:
+        ValueError: a rank correlation above 1, a target that is not between 0 and 1, fewer than one repeat.
+
+    >>> repeats_needed(0.5, 1, 0.8), repeats_needed(0.0, 3, 0.8)
+    (4, inf)
+    """
+    if not 0 < target < 1:
+        raise ValueError(f"target is {target}; allowed: between 0 and 1")
+    _check(max(rank, 0.0), repeats=repeats)
+    if rank <= 0:
+        return math.inf
+    if rank == 1:
+        return 1
+    return max(1, math.ceil(round(repeats * target * (1 - rank) / (rank * (1 - target)), 9)))
+
+
+def _check(rank: float, **counts: int) -> None:
+    if not 0 <= rank <= 1:
+        raise ValueError(f"rank is {rank}; allowed: 0 to 1")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}; allowed: 1 or more")

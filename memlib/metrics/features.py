@@ -1,0 +1,240 @@
+"""Features of images, the space in which MiFID and others measure: of any module, or of one trained here."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from memlib.data import ImageSet
+from memlib.datasets import data_root, fingerprint
+from memlib.device import one_thread
+from memlib.models import initialize_
+
+INCEPTION = "inception_v3_google-0cc3c7bd.pth"  # torchvision's; the name ends in the start of its sha256
+WIDTH = 16  # channels of the classifier's first convolution
+
+
+@torch.no_grad()
+def extract(module: nn.Module, images: NDArray[np.uint8], batch_size: int = 256) -> NDArray[np.float32]:
+    """Features that a module gives images, with the module in evaluation mode on its own device.
+
+    Args:
+        module: takes float32 (B, C, H, W), values in [0, 1]; returns (B, ...), which is flattened.
+        images: uint8 (n, C, H, W).
+        batch_size: at least 1.
+
+    Returns:
+        float32 (n, d).
+
+    Raises:
+        ValueError: images or batch size not as above, or a module that returns something else.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise ValueError(
+            f"images are {images.dtype} {images.shape}; allowed: uint8 (n, C, H, W), n at least 1"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; allowed: 1 or more")
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    blocks = []
+    try:
+        for start in range(0, len(images), batch_size):
+            x = torch.tensor(images[start : start + batch_size], device=device).float() / 255
+            out = module(x)
+            if not isinstance(out, Tensor) or out.ndim < 2 or len(out) != len(x):
+                got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+                raise ValueError(f"the module returns {got} for {len(x)} images; allowed: a tensor (B, ...)")
+            blocks.append(out.flatten(1).float().cpu().numpy())
+    finally:
+        for part, training in modes.items():  # one by one: a slice of a network is itself in training mode
+            part.training = training
+    return np.concatenate(blocks)
+
+
+def pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Gray or color levels in [0, 1], float32 (n, C * H * W).
+
+    >>> pixels(np.full((1, 1, 1, 2), 255, dtype=np.uint8))
+    array([[1., 1.]], dtype=float32)
+    """
+    return extract(nn.Identity(), images)
+
+
+def train_classifier(images: ImageSet, features: int = 32, steps: int = 1000, seed: int = 0) -> nn.Sequential:
+    """Train a small convolutional network to tell the labels apart; all but its last layer gives features.
+
+    Two convolutions with pooling, a layer of `features` rectified units, and a linear one; Adam, 64 images a
+    step, on one core, from random streams of its own. Features of images it was trained on differ from those
+    of other images, so train it on images that are not measured.
+
+    Args:
+        images: of at least two labels, 4 x 4 pixels or more.
+        features: units of the layer before the last, at least 1.
+        steps: of Adam, at least 1.
+        seed: 0 or more.
+
+    Returns:
+        The network in evaluation mode; `[:-1]` of it gives features, all of it logits.
+
+    Raises:
+        ValueError: one label only, smaller images, or a number below what is allowed.
+
+    >>> from memlib.datasets import load_images
+    >>> network = train_classifier(load_images("digits"), steps=1)
+    >>> extract(network[:-1], load_images("digits", "test").images).shape
+    (297, 32)
+    """
+    for name, value, least in (("features", features, 1), ("steps", steps, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    height, width = images.images.shape[2:]
+    if min(height, width) < 4:
+        raise ValueError(f"images are {height} x {width} pixels; allowed: 4 x 4 or more, to pool them twice")
+    if len(np.unique(images.labels)) < 2:
+        raise ValueError(f"{images!r} has one label; allowed: images of two or more to tell apart")
+    with torch.device("meta"):  # layers draw from the global generator when they are made with values
+        network = nn.Sequential(
+            *(nn.Conv2d(images.channels, WIDTH, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(WIDTH, 2 * WIDTH, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(2 * WIDTH * (height // 4) * (width // 4), features), nn.ReLU()),
+            nn.Linear(features, len(images.classes)),
+        )
+    streams = np.random.SeedSequence(seed).spawn(2)
+    start = int(np.random.default_rng(streams[0]).integers(2**63))
+    initialize_(network.to_empty(device="cpu"), torch.Generator().manual_seed(start))
+    rng = np.random.default_rng(streams[1])
+    adam = torch.optim.Adam(network.parameters(), lr=1e-3)
+    network.train()
+    with one_thread():  # small products: more threads only wait for each other
+        for _ in range(steps):
+            batch = rng.integers(len(images), size=64)
+            x = torch.tensor(images.images[batch]).float() / 255
+            loss = F.cross_entropy(network(x), torch.tensor(images.labels[batch]))
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+    return network.eval()
+
+
+def accuracy(network: nn.Module, images: ImageSet) -> float:
+    """Share of the images whose label has the largest logit."""
+    return float((extract(network, images.images).argmax(axis=1) == images.labels).mean())
+
+
+class Spaces(NamedTuple):
+    """What `spaces` gives.
+
+    Attributes:
+        embed: "classifier" and "pixels" -> function from uint8 images (n, C, H, W) to features (n, width).
+        network: the classifier, all of it, which gives logits.
+        others: the images that the classifier was trained on.
+        apart: whether none of these are among the measured ones.
+    """
+
+    embed: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
+    network: nn.Sequential
+    others: ImageSet
+    apart: bool
+
+
+def spaces(
+    measured: ImageSet, everything: ImageSet, width: int = 32, steps: int = 1000, seed: int = 0
+) -> Spaces:
+    """Two spaces in which to measure distances to images: a classifier's features, and principal components.
+
+    The classifier is trained on the images of the data set that are not measured, or on the measured ones
+    where they are the whole set. The principal components are those of the measured images' pixels.
+
+    Args:
+        measured: the images to which distances are taken.
+        everything: the data set that they are from, of the same shape, told apart by their `index`.
+        width: features of either space, at least 1, at most the measured images and their pixels.
+        steps: of the classifier's training, at least 1.
+        seed: 0 or more.
+
+    Raises:
+        ValueError: a number that is not allowed, images of different shapes, or one label only, or fewer than
+            4 x 4 pixels, among the images to train on.
+
+    >>> from memlib.datasets import load_images
+    >>> digits = load_images("digits")
+    >>> found = spaces(digits.subset(np.arange(100)), digits, width=8, steps=1)
+    >>> [embed(digits.images[:5]).shape for embed in found.embed.values()], len(found.others)
+    ([(5, 8), (5, 8)], 1400)
+    """
+    most = min(len(measured), measured.images[0].size)
+    if not 1 <= width <= most:
+        raise ValueError(f"width is {width}; allowed: 1 to {most}, the measured images or their pixels")
+    shapes = [images.images.shape[1:] for images in (measured, everything)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"measured images are {shapes[0]}, the others {shapes[1]}; allowed: the same shape")
+    left = np.flatnonzero(~np.isin(everything.index, measured.index))
+    others = everything.subset(left) if len(left) else measured
+    network = train_classifier(others, width, steps, seed)
+    pca = PCA(width, random_state=seed).fit(pixels(measured.images))
+    embed = {
+        "classifier": lambda images: extract(network[:-1], images),
+        "pixels": lambda images: pca.transform(pixels(images)),
+    }
+    return Spaces(embed, network, others, bool(len(left)))
+
+
+class _Pool3(nn.Module):
+    """Inception-v3 up to its last pooling, for images of any size in [0, 1]."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.expand(-1, 3, -1, -1)  # (B, 1 or 3, H, W) -> (B, 3, H, W)
+        x = F.interpolate(x, (299, 299), mode="bilinear", align_corners=False, antialias=True)
+        return self.network(2 * x - 1)
+
+
+def inception(root: str | Path | None = None) -> nn.Module:
+    """Inception-v3's pool_3 features, 2048 of them, with torchvision's ImageNet weights.
+
+    They are not the weights, nor is it the resizing, of the code that published FIDs come from: compare what
+    this gives with itself only. `mifid.EPS` was chosen for features of this kind.
+
+    Args:
+        root: folder that has the file of weights; by default the data folder, then PyTorch's own cache.
+
+    Returns:
+        A module for `extract`.
+
+    Raises:
+        FileNotFoundError: no weights in these places; says where to put them and where they come from.
+        ValueError: a damaged file.
+    """
+    folders = (
+        [data_root(root)] if root is not None else [data_root(), Path(torch.hub.get_dir()) / "checkpoints"]
+    )
+    files = [folder / INCEPTION for folder in folders]
+    found = next((file for file in files if file.exists()), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"no weights of Inception-v3 at {' or '.join(map(str, files))}; download them from "
+            f"https://download.pytorch.org/models/{INCEPTION} to one of these places"
+        )
+    digest = fingerprint(found, "sha256")
+    if not digest.startswith(INCEPTION.rpartition("-")[2].removesuffix(".pth")):
+        raise ValueError(
+            f"{found} is damaged: its sha256 is {digest[:8]}...; delete it and download it again"
+        )
+    from torchvision.models import inception_v3
+
+    network = inception_v3(weights=None, aux_logits=True, init_weights=False)
+    network.load_state_dict(torch.load(found, map_location="cpu", weights_only=True))
+    network.fc = nn.Identity()
+    return _Pool3(network).eval()

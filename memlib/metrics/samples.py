@@ -1,0 +1,240 @@
+"""Yardsticks of others for generated images, in any feature space, and how well a score detects."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from sklearn.cluster import KMeans
+from sklearn.metrics import pairwise_distances_chunked
+
+from memlib.checks import Floats, Ints
+from memlib.metrics.neighbors import check_matrix, distance_ratio, nearest
+
+ENOUGH = 20  # generated images that a cell of the data-copying test must exceed
+
+
+class DataCopying(NamedTuple):
+    """The data-copying test.
+
+    Attributes:
+        statistic: C_T; far below 0 where the model copies, far above where it underfits.
+        z: Mann-Whitney statistic of each cell, (cells,); NaN where the cell is left out.
+        weights: share of the held-out images in each cell, (cells,).
+        generated: images in each cell, (cells,).
+    """
+
+    statistic: float
+    z: Floats
+    weights: Floats
+    generated: Ints
+
+
+class Authenticity(NamedTuple):
+    """Share of the generated images that are authentic, and which, (m,)."""
+
+    share: float
+    authentic: NDArray[np.bool_]
+
+
+def data_copying(
+    training: ArrayLike, held_out: ArrayLike, generated: ArrayLike, cells: int | KMeans = 3, seed: int = 0
+) -> DataCopying:
+    r"""Test whether generated images lie closer to training images than held-out images do.
+
+    In each cell of a k-means partition, U counts the pairs of a generated and a held-out image of which the
+    generated one is farther from its nearest training image of the cell (ties half), and
+
+    $$Z = \frac{U - mn/2}{\sqrt{mn (m + n + 1) / 12}}, \quad
+      C_T = \frac{\sum_\pi P_n(\pi) Z_\pi}{\sum_\pi P_n(\pi)}$$
+
+    over the cells with more than 20 generated images. With one cell C_T is standard normal where both are
+    drawn alike; the mean of several z is narrower.
+
+    Args:
+        training: (l, d), what the model was trained on; the cells are made from it.
+        held_out: (n, d), drawn like them.
+        generated: (m, d).
+        cells: of k-means, 1 to l; 3 by default, as in the evaluation of Stein et al. Or a k-means fitted to
+            the training images, to use it for several generators.
+        seed: of k-means, 0 or more.
+
+    Raises:
+        ValueError: another number of cells, no cell with held-out and more than 20 generated images, or what
+            `nearest` refuses.
+
+    Source: Meehan, Chaudhuri & Dasgupta (2020); number of cells and least images as in the code of Stein et
+    al. (2023).
+    """
+    training, held_out, generated = (np.asarray(x) for x in (training, held_out, generated))
+    partition = cells if isinstance(cells, KMeans) else partitioned(training, cells, seed)
+    cells = partition.n_clusters
+    place = [partition.predict(x.astype(partition.cluster_centers_.dtype)) for x in (held_out, generated)]
+    weights, counts = (np.bincount(p, minlength=cells) for p in place)
+    z = np.full(cells, np.nan)
+    for cell in np.flatnonzero((counts > ENOUGH) & (weights > 0)):
+        inside = training[partition.labels_ == cell]
+        p, q = (nearest(x[at == cell], inside)[0] for x, at in zip((held_out, generated), place, strict=True))
+        m, n = len(q), len(p)
+        u = stats.rankdata(np.concatenate([q, p]))[:m].sum() - m * (m + 1) / 2
+        z[cell] = (u - m * n / 2) / np.sqrt(m * n * (m + n + 1) / 12)
+    used = ~np.isnan(z)
+    if not used.any():
+        raise ValueError(
+            f"no cell has held-out and more than {ENOUGH} generated images: {counts.tolist()} of "
+            f"{len(generated)}; allowed: more generated images, or fewer cells than {cells}"
+        )
+    statistic = np.average(z[used], weights=weights[used])
+    return DataCopying(float(statistic), z, weights / len(held_out), counts)
+
+
+def partitioned(training: ArrayLike, cells: int, seed: int = 0) -> KMeans:
+    """The partition of `data_copying`: k-means of the training images, the best of 10 starts."""
+    training = np.asarray(training)
+    if not 1 <= cells <= len(training):
+        raise ValueError(f"cells is {cells}; allowed: 1 to {len(training)}, the training images")
+    return KMeans(cells, n_init=10, random_state=seed).fit(training)
+
+
+def authenticity(training: ArrayLike, generated: ArrayLike, spacing: ArrayLike | None = None) -> Authenticity:
+    """Which generated images are farther from their nearest training image than that one is from its own.
+
+    A copy is never authentic. The share, in percent, is known as AuthPct.
+
+    Args:
+        training: (n, d), n at least 2.
+        generated: (m, d).
+        spacing: (n,), distance of every training image to its nearest other one, where it is known.
+
+    Raises:
+        ValueError: another shape of `spacing`, or what `nearest` refuses.
+
+    Source: Alaa et al. (2022); Stein et al. (2023) for its use in a space of features.
+
+    >>> authenticity([[0.0], [3.0]], [[0.5], [7.0]]).authentic
+    array([False,  True])
+    """
+    distance, index = nearest(generated, training)
+    if spacing is None:
+        spacing = nearest(training, training, exclude_self=True)[0]
+    spacing = np.asarray(spacing)
+    if spacing.shape != (len(np.asarray(training)),):
+        raise ValueError(f"spacing is {spacing.shape}; allowed: ({len(np.asarray(training))},)")
+    authentic = distance > spacing[index]
+    return Authenticity(float(authentic.mean()), authentic)
+
+
+def closer_share(training: ArrayLike, held_out: ArrayLike, generated: ArrayLike) -> float:
+    """Share of the training images with rho above 1: a generated image closer than any held-out one.
+
+    One half where generated images are drawn like held-out ones, whatever the distribution. Ties, rho = 1 or
+    a copy on both sides, count half.
+
+    Args:
+        training: (n, d).
+        held_out: (m, d).
+        generated: (m, d), as many.
+
+    Raises:
+        ValueError: as `distance_ratio`.
+
+    Source: the ratio is equation (6) of van den Burg & Williams (2021).
+    """
+    ratio = distance_ratio(training, held_out, generated)
+    difference = ratio.to_validation - ratio.to_sample
+    return float((difference > 0).mean() + (difference == 0).mean() / 2)
+
+
+def radii(x: ArrayLike, k: int) -> Floats:
+    """Distance of every row of `x`, (n, d), to its k-th nearest other row, (n,); k is 1 to n - 1.
+
+    >>> radii([[0.0], [1.0], [4.0]], 2)
+    array([4., 3., 4.])
+    """
+    [x] = _spaces({"images": x}, k)
+    return np.concatenate([np.partition(part, k, axis=1)[:, k] for part in _chunks(x, x)])
+
+
+def precision_recall(
+    training: ArrayLike, generated: ArrayLike, k: int = 3, reach: ArrayLike | None = None
+) -> tuple[float, float]:
+    """Share of generated images within the training images' balls, and the reverse.
+
+    The ball of an image reaches to its k-th nearest neighbor in its own set, and holds its surface.
+
+    Args:
+        training: (n, d), n above k.
+        generated: (m, d), m above k.
+        k: at least 1.
+        reach: (n,), `radii` of the training images at k, where they are known.
+
+    Returns:
+        Precision and recall. Copies have precision 1; recall sees the training images that are missed.
+
+    Raises:
+        ValueError: shapes or k not as above.
+
+    Source: Kynkäänniemi et al. (2019), with their k.
+    """
+    training, generated = _spaces({"training": training, "generated": generated}, k)
+    reach = _reach(reach, training, k)
+    held = [i.any(axis=1) for i in _inside(generated, training, reach)]
+    found = [i.any(axis=1) for i in _inside(training, generated, radii(generated, k))]
+    return float(np.concatenate(held).mean()), float(np.concatenate(found).mean())
+
+
+def density_coverage(
+    training: ArrayLike, generated: ArrayLike, k: int = 5, reach: ArrayLike | None = None
+) -> tuple[float, float]:
+    """How many of the training images' balls hold a generated image, and how many hold any.
+
+    Args:
+        training, generated, k, reach: as for `precision_recall`.
+
+    Returns:
+        Density: training images whose ball holds it, over k, averaged over generated images; it can be above
+        1. Coverage: share of the training images whose ball holds a generated image.
+
+    Raises:
+        ValueError: shapes or k not as above.
+
+    Source: Naeem et al. (2020), with their k.
+    """
+    training, generated = _spaces({"training": training, "generated": generated}, k)
+    reach = _reach(reach, training, k)
+    density, covered = 0, np.zeros(len(training), dtype=bool)
+    for inside in _inside(generated, training, reach):
+        density += inside.sum()
+        covered |= inside.any(axis=0)
+    return float(density / (k * len(generated))), float(covered.mean())
+
+
+def _spaces(sets: Mapping[str, ArrayLike], k: int) -> list[Floats]:
+    """All as float64 around the mean of the first, which keeps digits."""
+    arrays = [check_matrix(name, x) for name, x in sets.items()]
+    for name, x in zip(sets, arrays, strict=True):
+        if x.shape[1] != arrays[0].shape[1]:
+            raise ValueError(f"{name} have {x.shape[1]} features; allowed: {arrays[0].shape[1]} in all sets")
+        if not 1 <= k < len(x):
+            raise ValueError(f"k is {k} and {name} are {len(x)}; allowed: k from 1 to below their number")
+    center = arrays[0].mean(axis=0, dtype=np.float64)
+    return [x - center for x in arrays]
+
+
+def _reach(reach: ArrayLike | None, training: Floats, k: int) -> Floats:
+    reach = radii(training, k) if reach is None else np.asarray(reach)
+    if reach.shape != (len(training),):
+        raise ValueError(f"reach is {reach.shape}; allowed: ({len(training)},), one of each training image")
+    return reach
+
+
+def _chunks(queries: Floats, centers: Floats) -> Iterator[Floats]:
+    """Distances (part of queries, centers), 64 MB at a time."""
+    return pairwise_distances_chunked(queries, centers, metric="euclidean", working_memory=64)
+
+
+def _inside(queries: Floats, centers: Floats, reach: Floats) -> Iterator[NDArray[np.bool_]]:
+    # equal rows are at distance 0 only up to the root of the rounding error of their squares
+    reach = reach + 1e-7 * (reach + np.sqrt((centers**2).sum(axis=1)))
+    return (part <= reach for part in _chunks(queries, centers))

@@ -1,0 +1,178 @@
+"""Score files: every observation's scores and their health at every evaluated epoch, as Parquet."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xarray as xr
+
+from memlib.data import ImageSet
+from memlib.inference import p_values
+from memlib.memorization import memorization
+
+SCHEMA_VERSION = 1  # to be raised whenever a column changes its name or meaning
+
+
+class Column(NamedTuple):
+    """A column of a score file: its Arrow type, unit, and what it holds."""
+
+    type: pa.DataType
+    unit: str
+    text: str
+
+
+_NATS = {
+    "U": "log of the mean probability under the models that trained on the image (paper's estimator)",
+    "V": "log of the mean probability under the models that did not",
+    "M": "memorization score U - V (paper's estimator)",
+    "U_se": "standard error of U, jackknife over repeats; like all errors missing with one repeat",
+    "V_se": "standard error of V",
+    "M_se": "standard error of M",
+    "M_se_sampling": "part of M_se due to importance sampling, roughly; too small where khat is high",
+    "U_matched": "U by the matched estimator, whose V is the same",
+    "M_matched": "M by the matched estimator, 0 on average where nothing is memorized",
+    "M_matched_se": "standard error of M_matched",
+    "gap": "mean log-probability under models that trained on the image minus under those that did not",
+}
+SCHEMA: dict[str, Column] = {
+    "epoch": Column(pa.int32(), "", "passes over the training images; 0 for models of another training"),
+    "index": Column(pa.int64(), "", "position of the image in its data set's own order"),
+    "image_sha256": Column(pa.string(), "", "SHA-256 of the image's bytes, (channel, row, column)"),
+    "label": Column(pa.int64(), "", "class of the image"),
+    **{name: Column(pa.float64(), "nats", text) for name, text in _NATS.items()},
+    "p_value": Column(pa.float64(), "", "of the hypothesis that training on the image makes no difference"),
+    "khat": Column(pa.float32(), "", "largest Pareto k-hat among all models; null without such weights"),
+    "ess": Column(pa.float32(), "", "smallest effective sample size among all models; null as khat"),
+    "num_samples": Column(pa.int32(), "", "fewest importance samples of a model; null as khat"),
+    "models_seen": Column(pa.int32(), "", "models behind U, repeats x (folds - 1)"),
+    "models_left": Column(pa.int32(), "", "models behind V, as many as repeats"),
+}
+
+
+def score_table(result: xr.Dataset, images: ImageSet) -> pd.DataFrame:
+    """One row per epoch and observation with the columns of `SCHEMA`.
+
+    Args:
+        result: what `memlib.run`, `memlib.cross_fit` or `memlib.score_models` returns.
+        images: the training images behind it, `experiment.load_images()`, or those that were given.
+
+    Raises:
+        ValueError: images that are not those of the result, or what `memlib.memorization` refuses.
+    """
+    check_images(result, images)
+    paper, matched = memorization(result), memorization(result, "matched")
+    L, K = result.sizes["repeat"], result.sizes["fold"]
+    columns = {
+        **{name: paper[name] for name in _NATS if name in paper},
+        "U_matched": matched.U,
+        "M_matched": matched.M,
+        "M_matched_se": matched.M_se,
+        "gap": paper.gap.mean("repeat"),
+        "p_value": p_values(result),
+        **_health(result, xr.full_like(paper.M, np.nan)),
+    }
+    epochs, n = result.sizes["epoch"], result.sizes["observation"]
+    rows = {name: column.transpose("epoch", "observation").values.ravel() for name, column in columns.items()}
+    rows |= {
+        "epoch": np.repeat(result.epoch.values, n),
+        "index": np.tile(images.index, epochs),
+        "image_sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in images.images] * epochs,
+        "label": np.tile(images.labels, epochs),
+        "models_seen": np.full(epochs * n, L * (K - 1)),
+        "models_left": np.full(epochs * n, L),
+    }
+    return pd.DataFrame({name: rows[name] for name in SCHEMA})
+
+
+def check_images(result: xr.Dataset, images: ImageSet) -> None:
+    """Refuse images that are not those of a result, in its order and with its labels.
+
+    Raises:
+        ValueError: saying which are allowed.
+    """
+    same_pixels = images.sha256 == json.loads(result.request)["train_sha256"]
+    if not (same_pixels and np.array_equal(images.index, result.index)):
+        raise ValueError(
+            f"the images are {images!r}, others than the result's {result.sizes['observation']}; allowed: "
+            "experiment.load_images() of the experiment that was run, or those given to cross_fit"
+        )
+    if len(odd := np.flatnonzero(images.labels != result.label.values)):
+        i = odd[0]
+        raise ValueError(
+            f"labels of {len(odd)} images are others than the result's, that of image {images.index[i]} is "
+            f"{images.labels[i]} and not {result.label.values[i]}; allowed: images with the result's labels"
+        )
+
+
+def _health(result: xr.Dataset, missing: xr.DataArray) -> dict[str, xr.DataArray]:
+    """The worst of the importance weights' health, (epoch, observation); `missing` without such weights."""
+    if "khat" not in result:
+        return dict.fromkeys(("khat", "ess", "num_samples"), missing)
+    return {
+        "khat": result.khat.max("repeat"),
+        "ess": result.ess.min(("repeat", "fold")),
+        "num_samples": result.num_samples.min("repeat"),
+    }
+
+
+def write_scores(path: str | Path, result: xr.Dataset, images: ImageSet) -> None:
+    """Write `score_table` as a Parquet file that describes itself.
+
+    Every column carries its unit and text as metadata; the file carries the version of the schema, the
+    classes of the images, what was requested and how it was computed (JSON).
+
+    Args:
+        path: of a new file in a folder that exists, ending in .parquet.
+        result, images: as for `score_table`.
+
+    Raises:
+        ValueError: another ending, no such folder, a file that is there, or what `score_table` refuses.
+    """
+    path = check_new(path)
+    fields = [
+        pa.field(name, column.type, metadata={"unit": column.unit, "text": column.text})
+        for name, column in SCHEMA.items()
+    ]
+    about = {
+        "memlib.schema_version": str(SCHEMA_VERSION),
+        "memlib.version": importlib.metadata.version("memlib"),
+        "memlib.classes": json.dumps(images.classes),
+        "memlib.request": result.request,
+        "memlib.runs.run": result.runs,
+    }
+    schema = pa.schema(fields, metadata=about)
+    table = pa.Table.from_pandas(score_table(result, images), schema=schema, preserve_index=False)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        # bytes of floats of equal place lie together, which compresses better
+        floats = [name for name, column in SCHEMA.items() if pa.types.is_floating(column.type)]
+        whole = [name for name in SCHEMA if name not in floats]
+        pq.write_table(
+            table.replace_schema_metadata(about),
+            part,
+            compression="zstd",
+            use_dictionary=whole,
+            use_byte_stream_split=floats,
+        )
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def check_new(path: str | Path) -> Path:
+    """The path of a score file that can be written; raises as `write_scores`."""
+    path = Path(path).expanduser()
+    if path.suffix != ".parquet":
+        raise ValueError(f"the score file is {str(path)!r}; allowed: a name that ends in .parquet")
+    if not path.parent.is_dir():
+        raise ValueError(f"the score file is {str(path)!r}, but there is no folder {str(path.parent)!r}")
+    if path.exists():
+        raise ValueError(f"{str(path)!r} is there already; choose another name, or delete it")
+    return path

@@ -1,0 +1,311 @@
+"""Results on disk: one atomic file per finished repeat, assembled into an `xarray.Dataset`.
+
+A file is an uncompressed .npz that carries its own record (JSON): its name, the request that it answers,
+field by field, how it was computed, and the SHA-256 of every array. Checkpoints of unfinished repeats are
+such files in a folder of their own. Results live in the folder given, else in $MEMLIB_RESULTS, else in
+`results/` of the checkout that memlib runs from, else in the user's cache folder.
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import socket
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+RESULT_VERSION = 3  # to be raised whenever the same request gives other numbers
+RECORD = "record"
+REQUEST = "request.json"
+LOCK_SECONDS = 0.04  # patience for a claim; who lists results holds each lock for a moment
+
+Record = dict[str, Any]
+Member = int | None  # a repeat, or None for the model of all images
+
+
+class StoreError(ValueError):
+    """A stored file or folder that cannot be used for the request."""
+
+
+class DamagedError(StoreError):
+    """A stored file that is truncated or altered."""
+
+
+def results_root(root: str | Path | None = None) -> Path:
+    """The folder that holds all results; see the module's first lines.
+
+    Raises:
+        StoreError: it is a file, or inside of one.
+    """
+    checkout = Path(__file__).resolve().parents[2]
+    if root is not None:
+        chosen, origin = Path(root), "the results folder"
+    elif variable := os.environ.get("MEMLIB_RESULTS"):
+        chosen, origin = Path(variable), "MEMLIB_RESULTS"
+    elif (checkout / "_toc.yml").is_file():
+        return checkout / "results"
+    else:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "memlib" / "results"
+    chosen = chosen.expanduser()
+    if file := next((place for place in (chosen, *chosen.parents) if place.is_file()), None):
+        which = "which is a file" if file == chosen else f"but {str(file)!r} is a file"
+        raise StoreError(f"{origin} is {str(chosen)!r}, {which}; allowed: a folder, or a new name")
+    return chosen
+
+
+def result_folder(root: str | Path | None, request: Mapping[str, Any]) -> Path:
+    """Where the answer to a request lives: named by the data set and the hash of all fields."""
+    digest = hashlib.sha256(json.dumps(dict(request), sort_keys=True).encode()).hexdigest()
+    return results_root(root) / f"{request['images']}-{digest[:12]}"
+
+
+def member_path(folder: Path, member: Member) -> Path:
+    """The file of a finished repeat, or with None that of the model trained on all images."""
+    return folder / ("full.npz" if member is None else f"repeat-{member:03d}.npz")
+
+
+def checkpoint_path(folder: Path, member: Member, epoch: int) -> Path:
+    """The file of an unfinished one after that epoch."""
+    return folder / "checkpoints" / f"{member_path(folder, member).stem}-epoch-{epoch:06d}.npz"
+
+
+def checkpoint_epochs(folder: Path, member: Member) -> list[int]:
+    """The epochs of a member's checkpoints, newest first."""
+    stem = member_path(folder, member).stem
+    found = (re.fullmatch(rf"{stem}-epoch-(\d+)\.npz", p.name) for p in folder.glob("checkpoints/*.npz"))
+    return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
+def remove_checkpoints(folder: Path, member: Member) -> None:
+    """Give up the checkpoints of a member that is finished, with what a killed process left of one."""
+    stem = member_path(folder, member).stem
+    for path in folder.glob(f"checkpoints/{stem}-epoch-*"):
+        with contextlib.suppress(PermissionError):  # others' results, which may only be read
+            path.unlink(missing_ok=True)
+
+
+def write(path: Path, arrays: Mapping[str, NDArray], record: Record) -> None:
+    """Write arrays and their record so that the file is there whole or not at all.
+
+    What a process that was killed left of a file goes when a file of that name is written again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f"{path.name}.*.part"):
+        left.unlink(missing_ok=True)
+    # the name is this process's own, on whatever machine that shares the folder
+    part = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.part")
+    hashes = {}
+    try:
+        with part.open("wb") as file:
+            with zipfile.ZipFile(file, "w") as archive:
+                for name, array in arrays.items():
+                    content = _serialized(array)
+                    hashes[name] = hashlib.sha256(content).hexdigest()
+                    archive.writestr(f"{name}.npy", content)
+                record = record | {"file": path.name, "arrays": hashes}
+                archive.writestr(f"{RECORD}.npy", _serialized(np.array(json.dumps(record))))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _serialized(array: NDArray) -> memoryview:
+    content = io.BytesIO()
+    np.lib.format.write_array(content, np.asanyarray(array), allow_pickle=False)
+    return content.getbuffer()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name survive a crash of the machine, where folders can be synced: not everywhere."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+# What zipfile and numpy raise on altered content: flipped bits make members encrypted, compressed, misplaced.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError, ValueError)
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as file:
+            yield file
+    except _DAMAGE as error:
+        # Seeking to a place that a damaged file names fails with EINVAL, decompressing without a number.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise DamagedError(
+            f"{path} is damaged ({error}); delete it, and the next run computes it again"
+        ) from error
+
+
+def _array(file: zipfile.ZipFile, name: str, sha256: str | None = None) -> NDArray:
+    # The member as a whole, which verifies its checksum; numpy reads as far as the shape in its header says.
+    content = file.read(f"{name}.npy")
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"array {name} is not the one that was written")
+    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+
+
+def read_record(path: Path) -> Record:
+    """The record of a stored file.
+
+    Raises:
+        StoreError: the file is damaged, from another version of memlib, or has got another file's name.
+    """
+    with _open(path) as file:
+        record = json.loads(str(_array(file, RECORD)[()]))
+    if isinstance(record.get("arrays"), list):  # from before files had checksums of their own
+        record |= {"arrays": dict.fromkeys(record["arrays"]), "file": path.name}
+    if "arrays" not in record:
+        raise StoreError(
+            f"{path} was written by an earlier version of memlib; delete it, and it is made again"
+        )
+    if record["file"] != path.name:
+        raise StoreError(f"{path} was written as {record['file']}; give it that name again, or delete it")
+    return record
+
+
+def check(path: Path, request: Mapping[str, Any]) -> Record:
+    """The record of a stored file, if it answers the request.
+
+    Raises:
+        StoreError: as `read_record`, or a field of its record differs from the request (both values are
+            named).
+    """
+    record = read_record(path)
+    stored = record["request"]
+    for field in sorted(stored.keys() | request.keys()):
+        if stored.get(field) != request.get(field):
+            raise StoreError(
+                f"{path} was computed for other settings: {field} is {stored.get(field)!r} there and "
+                f"{request.get(field)!r} in the request; it is left as it is. Use another results folder"
+            )
+    return record
+
+
+def read(path: Path, request: Mapping[str, Any]) -> tuple[dict[str, NDArray], Record]:
+    """All arrays of a stored file and its record; raises like `check`. Verifies names and checksums."""
+    record = check(path, request)
+    with _open(path) as file:
+        names, hashes = {name.removesuffix(".npy") for name in file.namelist()} - {RECORD}, record["arrays"]
+        if names != hashes.keys():
+            raise ValueError(
+                f"its arrays are {', '.join(sorted(names))} instead of {', '.join(sorted(hashes))}"
+            )
+        return {name: _array(file, name, sha256) for name, sha256 in hashes.items()}, record
+
+
+def write_request(folder: Path, request: Mapping[str, Any]) -> None:
+    """Write down, once, what a folder's results answer; until a result is there, nothing else tells."""
+    path = folder / REQUEST
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{REQUEST}.{socket.gethostname()}-{os.getpid()}.part")
+        part.write_text(json.dumps(dict(request), indent=1), "utf-8")
+        part.replace(path)
+
+
+def lock_path(path: Path) -> Path:
+    """The file that a `claim` of the work behind `path` locks."""
+    return path.with_suffix(".lock")
+
+
+@contextlib.contextmanager
+def claim(path: Path) -> Iterator[bool]:
+    """Claim the work behind `path` among processes; yields whether it was free.
+
+    The operating system frees the lock when its holder ends, however it ends.
+
+    Raises:
+        StoreError: the file system has no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_path(path), fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=LOCK_SECONDS, poll_interval=LOCK_SECONDS / 4)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            raise StoreError(
+                f"the file system of {path.parent} has no locks ({error}); allowed: a results folder on one "
+                "that has, as local ones and current versions of NFS do"
+            ) from error
+        raise
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def assemble(folder: Path, repeats: int, request: Mapping[str, Any]) -> xr.Dataset:
+    """All repeats and the model of all images as one data set.
+
+    Variables: `log_px`, `ess` (epoch, repeat, fold, observation); `failing` (epoch, repeat, fold), the share
+    of observations with too high a Pareto k-hat; `khat`, `num_samples` (epoch, repeat, observation), the
+    worst k-hat among the models of a repeat, and how many samples each of them has used; `fold_of` (repeat,
+    observation); `fold_loss` (repeat, train_epoch, fold); `train_loss`, `test_loss` (train_epoch) and
+    `samples` (sample, channel, row, column) of the model trained on all images. Losses and log-probabilities
+    are in nats per image.
+
+    Raises:
+        StoreError: as `check`.
+    """
+    full, record = read(member_path(folder, None), request)
+    parts = [read(member_path(folder, repeat), request) for repeat in range(repeats)]
+
+    def stacked(name: str) -> NDArray:
+        return np.stack([arrays[name] for arrays, _ in parts])
+
+    per_model, per_repeat = ("epoch", "repeat", "fold", "observation"), ("epoch", "repeat", "observation")
+    by_epoch = {"log_px": per_model, "ess": per_model, "failing": per_model[:3]}
+    by_epoch |= {"khat": per_repeat, "num_samples": per_repeat}
+    result = xr.Dataset(
+        {
+            **{
+                name: (dims, np.stack([a[name] for a, _ in parts], axis=1)) for name, dims in by_epoch.items()
+            },
+            "fold_of": (("repeat", "observation"), stacked("fold_of")),
+            "fold_loss": (("repeat", "train_epoch", "fold"), stacked("fold_loss")),
+            "train_loss": ("train_epoch", full["train_loss"]),
+            "test_loss": ("train_epoch", full["test_loss"]),
+            "samples": (("sample", "channel", "row", "column"), full["samples"]),
+        },
+        coords={
+            "epoch": parts[0][0]["epoch"],
+            "repeat": np.arange(repeats),
+            "fold": np.arange(parts[0][0]["log_px"].shape[1]),
+            "train_epoch": np.arange(1, len(full["train_loss"]) + 1),
+            "index": ("observation", full["index"]),
+            "label": ("observation", full["label"]),
+        },
+        attrs={
+            "folder": str(folder),
+            "request": json.dumps(dict(request)),
+            "runs": json.dumps([record["run"], *(r["run"] for _, r in parts)]),
+        },
+    )
+    for name in ("log_px", "fold_loss", "train_loss", "test_loss"):
+        result[name].attrs["units"] = "nats"
+    return result

@@ -1,6 +1,7 @@
 """Checks of what callers give, and names of array types."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -27,3 +28,35 @@ def check_known(kind: str, name: object, known: Iterable[str], where: str = "") 
     if name not in known:
         hint = nearest(str(name), known)
         raise ValueError(f"{where}unknown {kind} {name!r}{hint}; allowed: {', '.join(known)}")
+
+
+def check_range(least: float, most: float = math.inf, /, **values: float) -> None:
+    """ValueError for a number outside of `least`..`most`, NaN included; it names the number.
+
+    >>> check_range(1, draws=20, batch_size=1)
+    """
+    for name, value in values.items():
+        if not least <= value <= most:
+            allowed = f"{least} or more" if most == math.inf else f"{least} to {most}"
+            raise ValueError(f"{name} is {value}; allowed: {allowed}")
+
+
+def check_whole(least: int, /, **values: object) -> None:
+    """ValueError for what is no whole number from `least` on; it names the value."""
+    for name, value in values.items():
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name} is {value!r}; allowed: a whole number, {least} or more")
+
+
+def check_share(**values: float) -> None:
+    """ValueError for a number that is not between 0 and 1; it names the number."""
+    for name, value in values.items():
+        if not 0 < value < 1:
+            raise ValueError(f"{name} is {value}; allowed: between 0 and 1")
+
+
+def check_one_of(allowed: Iterable[str], /, **values: str) -> None:
+    """ValueError for a value that is not among those allowed; it names both."""
+    for name, value in values.items():
+        if value not in (known := list(allowed)):
+            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(known)}")

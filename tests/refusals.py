@@ -25,7 +25,7 @@ from tinybook import notebook, write_book
 
 import memlib
 from book._ext import build as book
-from book._ext import dark, pages, staging
+from book._ext import extension, pages
 from memlib import inference
 from memlib.chapters import competition, explorer, planted, yardsticks
 from memlib.chapters import exact as densities
@@ -127,8 +127,7 @@ NAMES = {
     "detection": detection,
     "samples": samples,
     "probabilities": probabilities,
-    "dark": dark,
-    "staging": staging,
+    "extension": extension,
     "yardsticks": yardsticks,
     "features": features,
     "competition": competition,

@@ -9,9 +9,8 @@ from typing import Any
 def plain(text: str) -> str:
     """Text in which MyST reads no markup."""
     text = re.sub(r"([\\`*_{}\[\]<>$|~#@&])", r"\\\1", text)
-    return re.sub(
-        r"^\s*(?=[-+%:(])|^\s*\d+(?=[.)](\s|$))", r"\g<0>\\", text
-    )  # lists, comments, fences, targets
+    # lists, comments, fences, targets
+    return re.sub(r"^\s*(?=[-+%:(])|^\s*\d+(?=[.)](\s|$))", r"\g<0>\\", text)
 
 
 def code(value: Any) -> str:
@@ -21,28 +20,20 @@ def code(value: Any) -> str:
     return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
 
 
-def list_table(
-    rows: Sequence[Sequence[str]], widths: str = "", header: bool = True, caption: str = "", name: str = ""
-) -> str:
+def list_table(rows: Sequence[Sequence[str]], widths: str = "", caption: str = "", name: str = "") -> str:
     """A list-table.
 
     Args:
-        rows: of cells; more than two columns are set in small type.
+        rows: of cells, the first of them the head of more than two columns, which are set in small type.
         widths: of the columns, "70 30" for example; else as their content asks.
-        header: whether the first row is one.
         caption: above the table, which then has a number.
         name: by which {ref} finds it.
     """
-    options = {
-        "header-rows": "1" if header else "",
-        "name": name,
-        "class": "figures" if len(rows[0]) > 2 else "",
-        "widths": widths,
-        "align": "left",
-    }
+    options = {"name": name, "widths": widths, "align": "left"}
+    if len(rows[0]) > 2:
+        options |= {"header-rows": "1", "class": "figures"}
     lines = [f":::{{list-table}} {caption}".rstrip()]
     lines += [f":{option}: {value}" for option, value in options.items() if value]
-    lines.append("")
     for first, *others in rows:
-        lines += [f"* - {first}", *(f"  - {cell}" for cell in others)]
+        lines += ["", f"* - {first}", *(f"  - {cell}" for cell in others)]
     return "\n".join([*lines, ":::", ""])

@@ -100,7 +100,7 @@ PARAMETER_FILES = [
     paper_figure(
         "{number: 1, subject: a}", "figures.yaml: a figure is {'number': 1, 'subject': 'a'}; allowed"
     ),
-    page("memorized", "unknown page: memorized; allowed: 04-memorized-digits-lr3, index"),
+    page("memorized", "unknown page 'memorized' (did you mean 04-memorized-digits-lr3?); allowed: 04-mem"),
     _quick("\0", "quick.yaml: not valid YAML, unacceptable character #x0000"),
     page_file("../index.ipynb", "{", "book/index.ipynb is not a notebook: "),
     call('pages.load_pages("quick", "NOWHERE")', "no file NOWHERE/params/pages.yaml"),

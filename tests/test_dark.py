@@ -19,13 +19,14 @@ from gallery import FIGURES
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from book._ext.dark import DARK, GROUND, is_figure, themed, unknown_colors, visit_image
+from book._ext.dark import DARK, is_figure, themed, unknown_colors, visit_image
 from book._ext.pages import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import browsing
 
+GROUND = DARK["#ffffff"]
 SVG = "{http://www.w3.org/2000/svg}"
 FAINT = {"#e4e4e4", "#ffffff"}  # grid and ground: not to be read
 CELLS = {"#ddaa33", "#eef1f5"}  # what text in #111111 stands on
@@ -42,14 +43,13 @@ def drawn(name: str) -> str:
 
 def dark_colors(svg: str) -> dict[tuple[str, str], str]:
     """(property, color) -> the color a themed SVG has in the dark, by the rules of its style sheet."""
-    sheet = re.search(r"<style>(.*?)</style>", svg, re.DOTALL)[1]
-    values = dict(re.findall(r"--(c\w+):(#\w+)", re.search(r"#dark:target\{(--c.*?)\}", sheet)[1]))
     rules = re.findall(
-        r'^\[style\*="(\w+): (#\w+)"\],\[\1="\2"\]\{\1:var\(--(c\w+)\)!important\}$', sheet, re.MULTILINE
+        r'^\[style\*="(\w+): (#\w+)"\],\[\1="\2"\]\{\1:var\(--c(\w+)\)!important\}$', svg, re.MULTILINE
     )
-    colors = {(name, color): values[variable] for name, color, variable in rules}
-    default = re.search(r":root\{.*?;fill:var\(--(c\w+)\)\}", sheet)[1]
-    return colors | {("fill", ""): values[default]}
+    default = re.search(r":root\{.*?;fill:var\(--c(\w+)\)\}", svg)[1]
+    return {(name, color): DARK[f"#{used}"] for name, color, used in rules} | {
+        ("fill", ""): DARK[f"#{default}"]
+    }
 
 
 def contrast(one: str, other: str) -> float:

@@ -23,31 +23,24 @@ from book._ext.scores import run_of, site_scores, write_run
 from book._ext.status import figure_table, status_page
 
 import memlib
+from memlib.checks import check_known
 
 
 class BuildError(RuntimeError):
     """The book could not be built; the message says why."""
 
 
-def _source(page: Page, root: Path) -> Path:
-    folder = "published/book" if page.parameters is None else "_build/executed/book"
-    return root / folder / f"{page.name}.ipynb"
-
-
 def check_published(pages: Sequence[Page], root: Path) -> None:
-    """Refuse published pages that are absent, or not what `make published` would execute now.
-
-    Raises:
-        BuildError: naming each such page with the reason.
-    """
-    taken = [page for page in pages if page.parameters is None]
+    """BuildError, with the reasons, for published pages that `make published` would execute now."""
+    taken = [page.name for page in pages if page.parameters is None]
     wanted = {page.name: page for page in load_pages("published", root / "book")} if taken else {}
-    reasons = {page.name: _outdated(_source(page, root), wanted.get(page.name), root) for page in taken}
+    reasons = {name: _outdated(name, wanted.get(name), root) for name in taken}
     if refused := [f"{name}: {reason}" for name, reason in reasons.items() if reason]:
         raise BuildError(f"{'; '.join(refused)} (`make published` executes such pages)")
 
 
-def _outdated(file: Path, page: Page | None, root: Path) -> str:
+def _outdated(name: str, page: Page | None, root: Path) -> str:
+    file = root / "published" / "book" / f"{name}.ipynb"
     if not file.exists():
         return "not part of this size and not in published/book/"
     if page is None:
@@ -64,7 +57,7 @@ def _outdated(file: Path, page: Page | None, root: Path) -> str:
     return f"{', '.join(both)} in params/published.yaml" if both else ""
 
 
-def stage(pages: Sequence[Page], root: str | Path = ROOT, size: str = "laptop") -> Path:
+def stage(pages: Sequence[Page], root: Path, size: str = "laptop") -> Path:
     """Make anew the folder that Jupyter Book compiles: executed pages as they are, other files of book/.
 
     Added are what the extension has to know, the table of figures, the status page and the score files.
@@ -73,9 +66,9 @@ def stage(pages: Sequence[Page], root: str | Path = ROOT, size: str = "laptop") 
         BuildError: a page was not executed, or the published one is outdated.
         ValueError: a published score file that is not what its record says.
     """
-    root = Path(root)
     check_published(pages, root)
-    executed = {page.name: _source(page, root) for page in pages}
+    folders = {True: root / "published" / "book", False: root / "_build" / "executed" / "book"}
+    executed = {page.name: folders[page.parameters is None] / f"{page.name}.ipynb" for page in pages}
     if missing := [str(path.relative_to(root)) for path in executed.values() if not path.exists()]:
         raise BuildError(f"missing: {', '.join(missing)}")
     target = root / "_build" / "stage"
@@ -96,16 +89,13 @@ def stage(pages: Sequence[Page], root: str | Path = ROOT, size: str = "laptop") 
     return target
 
 
-def build_html(root: str | Path = ROOT) -> Path:
-    """Compile `_build/stage` with warnings as errors; of a book that has any, no HTML stays.
-
-    Returns:
-        The path of the book's entrance, `_build/html/index.html`.
+def build_html(root: Path) -> Path:
+    """Compile `_build/stage` into `_build/html` with warnings as errors; where there are any, no HTML stays.
 
     Raises:
         BuildError: warnings, or pages missing. Jupyter Book's output is printed, warnings first.
     """
-    root = Path(root).resolve()
+    root = root.resolve()
     html, log = root / "_build" / "html", root / "_build" / "jupyter-book.log"
     shutil.rmtree(html, ignore_errors=True)  # pages of an earlier table of contents
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
@@ -113,13 +103,9 @@ def build_html(root: str | Path = ROOT) -> Path:
     # --all: glued numbers of other pages are missed by incremental builds.
     command += ["--path-output", root, *"-W -n --keep-going --all".split()]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONPATH": path}
     with open(log, "wb") as out:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONPATH": path},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
+        done = subprocess.run(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
     missing = [name for name in toc_pages(root) if not (html / f"{name}.html").exists()]
     if done.returncode or missing:
         shutil.rmtree(html, ignore_errors=True)
@@ -142,10 +128,7 @@ def build_book(
         size: quick, laptop, paper; or published, which fills published/book/ and compiles nothing.
         root: the repository.
         jobs: pages executed at a time; by default as many as there are cores.
-        only: names of the pages to execute; then nothing is compiled.
-
-    Returns:
-        The first page's HTML, if compiled.
+        only: names of the pages to execute; then nothing is compiled, and None returned.
 
     Raises:
         BuildError: a page failed, is missing or outdated, or Jupyter Book complained.
@@ -153,9 +136,8 @@ def build_book(
     """
     root = Path(root).resolve()
     pages = load_pages(size, root / "book")
-    if unknown := set(only) - {page.name for page in pages}:
-        known = ", ".join(page.name for page in pages)
-        raise ValueError(f"unknown page: {', '.join(sorted(unknown))}; allowed: {known}")
+    for name in only:
+        check_known("page", name, [page.name for page in pages])
     chosen = [page for page in pages if not only or page.name in only]
     check_published(chosen, root)
     if not only and size != "published":
@@ -173,10 +155,7 @@ def build_book(
 
 
 def publish(pages: Sequence[Page], root: Path, executed: Path) -> None:
-    """Put executed pages into published/book/, and experiments' own runs into published/scores/.
-
-    The figure of the extremes, which README shows, goes beside them.
-    """
+    """Put executed pages, the runs of experiments and the figure that README shows into published/."""
     published = root / "published"
     (published / "book").mkdir(parents=True, exist_ok=True)
     settings = read_yaml(root / "book" / "params" / "published.yaml", experiments=dict, chapters=dict)

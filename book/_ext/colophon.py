@@ -9,7 +9,7 @@ from typing import Any
 
 import papermill
 import yaml
-from book._ext.myst import code, list_table, plain
+from book._ext.myst import code, filled, list_table, plain
 from book._ext.pages import Page
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
@@ -70,23 +70,19 @@ def add_colophon(
     ]
     values = [(f"`{name}`", code(value), plain(meaning)) for name, (value, meaning) in parameters.items()]
     models = (
-        "Trained models are stored and used again, so they may be older than the page and come from another "
+        "Trained models are stored and used again, so they may be older than the page and of another machine"
     )
-    models += f"machine{'; the record of the run says when and where' if scores else ''}."
-    text = (
-        Path(__file__)
-        .with_suffix(".md")
-        .read_text("utf-8")
-        .format(
-            links=" · ".join(links),
-            size=size,
-            date=date,
-            facts=list_table(rows),
-            models=models if "experiment" in parameters else "",
-            parameters=list_table([("Parameter", "Value", "Meaning"), *values]) if values else "",
-            command=command(page, notebook),
-            repository=repository,
-        )
+    models += "; the record of the run says when and where." if scores else "."
+    text = filled(
+        "colophon",
+        links=" · ".join(links),
+        size=size,
+        date=date,
+        facts=list_table(rows),
+        models=models if "experiment" in parameters else "",
+        parameters=list_table([("Parameter", "Value", "Meaning"), *values]) if values else "",
+        command=command(page, notebook),
+        repository=repository,
     )
     notebook.cells.append(new_markdown_cell(text))
 
@@ -96,7 +92,5 @@ def command(page: Page, notebook: NotebookNode) -> str:
     given = notebook.metadata.get("papermill", {}).get("parameters", {})
     ordered = {name: given[name] for name in parameters_of(notebook) if name in given}
     line = f".venv/bin/papermill book/{page.notebook}.ipynb out.ipynb"
-    if not ordered:
-        return line
     values = yaml.safe_dump(ordered, default_flow_style=True, sort_keys=False, allow_unicode=True, width=66)
-    return f"{line} \\\n  -y {shlex.quote(values.strip())}"
+    return f"{line} \\\n  -y {shlex.quote(values.strip())}" if ordered else line

@@ -11,43 +11,9 @@ from typing import Any
 
 from docutils import nodes
 
-GROUND = "#121212"  # of the theme's dark pages
-DARK = {
-    "#000000": "#ced6dd",  # Matplotlib's default, which it leaves out
-    "#222222": "#ced6dd",  # text
-    "#444444": "#a4adb7",  # axes, ticks
-    "#888888": "#858585",  # lines of reference, fifth curve
-    "#e4e4e4": "#333333",  # grid
-    "#ffffff": GROUND,  # gaps between bars, halos of text
-    # Paul Tol's high-contrast colors; the first three become their light partners in his medium-contrast set.
-    "#004488": "#6699cc",
-    "#bb5566": "#ee99aa",
-    "#ddaa33": "#eecc66",
-    "#228833": "#44aa66",  # fourth curve
-    # Cells of a table: their text is dark on both kinds, in both themes.
-    "#111111": "#111111",
-    "#eef1f5": "#8b949e",
-}
-# The white rectangles behind a figure and behind its axes; other white ones hide what is below them.
-_FACES = ", ".join(
-    f'{patch} > path[style*="fill: #ffffff"]'
-    for patch in ("#patch_1", '[id^="axes_"] > [id^="patch_"]:first-child')
-)
-# Custom properties reach the copies that <use> makes: no rule needs to see #dark, which is outside of them.
-_SHEET = "\n".join(
-    [
-        "<style>",
-        f":root{{{';'.join(f'--c{c[1:]}:{c}' for c in DARK)};--face:#ffffff;fill:var(--c000000)}}",
-        f"#dark:target{{{';'.join(f'--c{c[1:]}:{dark}' for c, dark in DARK.items())};--face:none}}",
-        *(
-            f'[style*="{paint}: {c}"],[{paint}="{c}"]{{{paint}:var(--c{c[1:]})!important}}'
-            for paint in ("fill", "stroke")
-            for c in DARK
-        ),
-        f"{_FACES}{{fill:var(--face)!important}}",
-        "</style>",
-    ]
-)
+SHEET = Path(__file__).with_suffix(".css").read_text("utf-8")
+# Color on paper -> in the dark.
+DARK = {f"#{c}": dark for c, dark in re.findall(r"--c(\w+):(#\w+)", SHEET.partition("#dark:target")[2])}
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _STYLE = re.compile(r'\sstyle="([^"]*)"')
 _PAINT = re.compile(r"(?<![\w-])(?:fill|stroke): ((?!none\b|url\()[^;]+)")
@@ -63,7 +29,9 @@ def unknown_colors(svg: str) -> list[str]:
 
 def themed(svg: str) -> str:
     """Add dark colors to a Matplotlib SVG: as `file.svg` it looks as before, as `file.svg#dark` dark."""
-    return re.sub(r"(<svg\b[^>]*)>", lambda root: f'{root[1]} id="dark">\n{_SHEET}', svg, count=1)
+    return re.sub(
+        r"(<svg\b[^>]*)>", lambda root: f'{root[1]} id="dark">\n<style>\n{SHEET}</style>', svg, count=1
+    )
 
 
 def is_figure(file: Path) -> bool:

@@ -33,13 +33,7 @@ _NOT_STARTED = ("Kernel died before replying", "Kernel didn't respond in")
 
 
 def provenance(root: Path) -> dict[str, Any]:
-    """Where and with what something is computed: machine, versions, and the commit of the repository `root`.
-
-    `gpu` is empty where memlib computes on the CPU.
-
-    Raises:
-        ValueError: $MEMLIB_DEVICE names no device of this machine.
-    """
+    """Machine (`gpu` is empty where memlib computes on the CPU), versions, the commit of the repository."""
     device = choose_device()
     return {
         "processor": processor(),
@@ -54,9 +48,7 @@ def provenance(root: Path) -> dict[str, Any]:
 def commit(root: Path) -> str:
     """The commit of a repository as `git describe` names it, `-dirty` where tracked files differ from it.
 
-    Returns:
-        "not a git checkout" where `root` is none, as an unpacked archive, also inside another one; "unknown"
-        where git is not there, refuses to look, or has no commit yet.
+    "not a git checkout" for a folder that is none, also inside one; "unknown" where git has no answer.
     """
     if not (root / ".git").exists():
         return "not a git checkout"
@@ -141,31 +133,29 @@ def _tree(node: Any) -> Any:
 def execute_pages(
     pages: Sequence[Page], root: Path = ROOT, folder: str = "_build/executed/book", jobs: int | None = None
 ) -> list[str]:
-    """Execute with Papermill what has changed, several pages at a time, each with a kernel of its own.
+    """Execute with Papermill what has changed, in this order; returns the names of the pages that failed.
 
     A page that fails stays as `<page>.failed.ipynb` and the others still finish; then every failure is
     printed with its cell and the end of its traceback. A kernel that does not start, as when another process
-    takes its ports first, is started once more, which is printed.
+    takes its ports first, is started once more, which is printed. Pages without parameters are left out.
 
     Args:
-        pages: started in this order; those without parameters are left out.
+        pages: those of the book.
         root: the repository, in which the notebooks run.
         folder: where executed notebooks go, relative to `root`.
         jobs: pages at a time; by default as many as there are cores, which they share.
-
-    Returns:
-        The names of the pages that failed.
     """
     root = root.resolve()
     target = root / folder
     target.mkdir(parents=True, exist_ok=True)
     pages = [page for page in pages if page.parameters is not None]
     keys = {page.name: page_key(page, root / "book") for page in pages}
-    waiting = [page for page in pages if _stored_key(target / f"{page.name}.ipynb") != keys[page.name]]
+    facts = {path.stem: nbformat.read(path, 4).metadata.get("memlib", {}) for path in target.glob("*.ipynb")}
+    waiting = [page for page in pages if facts.get(page.name, {}).get("key") != keys[page.name]]
     cores = loky.cpu_count()
     jobs = max(1, min(jobs or cores, len(waiting)))
     threads = max(1, cores // jobs)
-    made = provenance(root) | {"cores": threads}
+    made = {**provenance(root), "cores": threads}
     print(f"{len(waiting)} of {len(pages)} pages to execute, {jobs} at a time", flush=True)
     failures: dict[str, str] = {}
     # The book's own kernel, not one that the user installed under the same name.
@@ -180,8 +170,7 @@ def execute_pages(
             name, (seconds, note, failure) = running[future], future.result()
             if note:
                 print(f"{name}: {note}; it is started once more", flush=True)
-            if failure:
-                failures[name] = failure
+            failures |= {name: failure} if failure else {}
             mark = "  FAILED" if failure else ""
             print(f"[{ended:2}/{len(waiting)}] {name:<32} {seconds:7.1f} s{mark}", flush=True)
     finally:
@@ -193,18 +182,10 @@ def execute_pages(
     return list(failures)
 
 
-def _stored_key(path: Path) -> str | None:
-    try:
-        return nbformat.read(path, 4).metadata.get("memlib", {}).get("key")
-    except (FileNotFoundError, ValueError):
-        return None
-
-
 def _execute(page: Page, root: Path, target: Path, facts: Mapping[str, Any]) -> tuple[float, str, str]:
-    """Execute a page in a process that does nothing else meanwhile.
+    """The seconds of a page, why its kernel was started twice, why it failed; empty texts for no.
 
-    Returns:
-        Seconds; why its kernel was started twice; where and why it failed. Texts are empty for no.
+    Runs in a process that does nothing else meanwhile.
     """
     ends = (".ipynb", ".failed.ipynb", ".part.ipynb", ".log")
     final, failed, part, log = (target / f"{page.name}{end}" for end in ends)
@@ -214,28 +195,22 @@ def _execute(page: Page, root: Path, target: Path, facts: Mapping[str, Any]) -> 
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(root)
-    started, note = time.monotonic(), ""
-    execute = functools.partial(
-        papermill.execute_notebook,
-        f"book/{page.notebook}.ipynb",  # relative, because Papermill writes it into the notebook
-        str(part.relative_to(root)),
-        dict(page.parameters),
-        kernel_name="python3",
-        progress_bar=False,
-    )
+    started, note, failure = time.monotonic(), "", ""
+    # Papermill writes the paths into the notebook.
+    paths = f"book/{page.notebook}.ipynb", str(part.relative_to(root))
+    execute = functools.partial(papermill.execute_notebook, kernel_name="python3", progress_bar=False)
     try:
         try:
-            execute()
+            execute(*paths, dict(page.parameters))
         except RuntimeError as error:
             if not str(error).startswith(_NOT_STARTED):
                 raise
             note = str(error)
-            execute()
+            execute(*paths, dict(page.parameters))
+        finish(part, final, {**facts, "seconds": round(time.monotonic() - started, 2)})
     except Exception as error:
-        return time.monotonic() - started, note, _failure(error, part, failed, log)
-    seconds = time.monotonic() - started
-    finish(part, final, {**facts, "seconds": round(seconds, 2)})
-    return seconds, note, ""
+        failure = _failure(error, part, failed, log)
+    return time.monotonic() - started, note, failure
 
 
 def finish(part: Path, final: Path, facts: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import nbformat
 from book._ext.colophon import add_colophon, parameters_of
 from book._ext.dark import is_figure, themed, visit_image
+from book._ext.myst import filled
 from book._ext.pages import HEADING, Page, PaperFigure, figures_of, load_figures, load_pages, read_notebook
 from docutils import nodes
 from nbformat import NotebookNode
@@ -89,13 +90,9 @@ def labels_of(notebook: NotebookNode) -> set[str]:
 def localize(notebook: NotebookNode, page: Page, pages: Sequence[Page], labels: Collection[str]) -> None:
     """Make a template's notebook the page of one experiment: its title, and labels unique in the book.
 
-    Args:
-        notebook: changed in place; that of a chapter stays as it is.
-        page: what it is to be.
-        pages: of the book; a link to a template, or to its page of any experiment, leads to its page of this
-            one, if there is one.
-        labels: those that the pages of this experiment define. Where they stand in prose and captions, they
-            get the suffix `-<experiment>`.
+    A chapter stays as it is. A link to a template, or to its page of any experiment, leads to its page of
+    this one, if there is one. The labels given, which the pages of this experiment define, get the suffix
+    `-<experiment>` in prose and captions.
     """
     if not page.experiment:
         return
@@ -140,8 +137,7 @@ def add_notice(notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
         check_known("experiment", name, EXPERIMENTS)
     missing, used = EXPERIMENTS[absent].images, EXPERIMENTS[shown].images
     licence = ": its licence forbids passing it on" if missing == "celeba" else ""
-    template = Path(__file__).with_name("notice.md").read_text("utf-8")
-    text = template.format(missing=missing, used=used, absent=absent, licence=licence)
+    text = filled("notice", missing=missing, used=used, absent=absent, licence=licence)
     title = notebook.cells[0]
     title.source = HEADING.sub(rf"# \1 ({used} in its place)", title.source, count=1)
     notebook.cells.insert(1, new_markdown_cell(text))

@@ -3,7 +3,13 @@
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+
+def filled(template: str, **values: object) -> str:
+    """A text that stands beside this file, with values in its fields."""
+    return Path(__file__).with_name(f"{template}.md").read_text("utf-8").format(**values)
 
 
 def plain(text: str) -> str:
@@ -21,17 +27,12 @@ def code(value: Any) -> str:
 
 
 def list_table(rows: Sequence[Sequence[str]], widths: str = "", caption: str = "", name: str = "") -> str:
-    """A list-table.
+    """A list-table; more than two columns have a head, the first row, and are set in small type.
 
-    Args:
-        rows: of cells, the first of them the head of more than two columns, which are set in small type.
-        widths: of the columns, "70 30" for example; else as their content asks.
-        caption: above the table, which then has a number.
-        name: by which {ref} finds it.
+    `widths` are those of the columns ("70 30"), else as their content asks; a caption gives it a number.
     """
     options = {"name": name, "widths": widths, "align": "left"}
-    if len(rows[0]) > 2:
-        options |= {"header-rows": "1", "class": "figures"}
+    options |= {"header-rows": "1", "class": "figures"} if len(rows[0]) > 2 else {}
     lines = [f":::{{list-table}} {caption}".rstrip()]
     lines += [f":{option}: {value}" for option, value in options.items() if value]
     for first, *others in rows:

@@ -31,14 +31,14 @@ class Page:
     parameters: Mapping[str, Any] | None = None  # None: the page comes executed from published/
 
     @property
-    def experiment(self) -> str:
-        """The experiment of a template's page; empty for a chapter."""
-        return self.suffix.removeprefix("-")
-
-    @property
     def suffix(self) -> str:
         """What its labels end in: `-<experiment>` on a template's page, nothing in a chapter."""
         return self.name.removeprefix(self.notebook)
+
+    @property
+    def experiment(self) -> str:
+        """The experiment of a template's page; empty for a chapter."""
+        return self.suffix[1:]
 
 
 def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> list[Page]:
@@ -126,12 +126,7 @@ def figures_of(notebook: NotebookNode) -> dict[str, NotebookNode]:
 
 
 def read_notebook(path: Path) -> NotebookNode:
-    """A notebook.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that is none.
-    """
+    """A notebook; FileNotFoundError where there is no file, ValueError where it is none."""
     try:
         return nbformat.read(path, 4)
     except FileNotFoundError:
@@ -143,9 +138,7 @@ def read_notebook(path: Path) -> NotebookNode:
 def read_yaml(file: Path, **sections: type) -> dict[str, Any]:
     """The sections of a file of params/, each of its type and empty where the file has nothing for it.
 
-    Raises:
-        ValueError: no valid YAML, another section, or one of another type; named with the file.
-        FileNotFoundError: no such file.
+    ValueError, with the file's name, for what is no valid YAML, another section, or one of another type.
     """
     try:
         content = yaml.load(file.read_text("utf-8"), _UniqueKeys)
@@ -195,9 +188,8 @@ class PaperFigure:
 def load_figures(book_dir: str | Path, pages: Sequence[Page]) -> list[PaperFigure]:
     """The figures of params/figures.yaml by number, none where there is no such file.
 
-    Raises:
-        ValueError: an entry that is not as it should be, or one of a page that is not in the book, or of a
-            figure that its notebook does not have or has without caption or alt text.
+    ValueError for an entry that is not as it should be, of a page that is not in the book, or of a figure
+    that its notebook does not have, or has without caption or alt text.
     """
     file = Path(book_dir) / "params" / "figures.yaml"
     by_name, found = {page.name: page for page in pages}, {}

@@ -50,12 +50,6 @@ def site_scores(
     The runs of published pages are copied; those of pages executed here are written from their stored
     results, once for all pages that show them, with the name of the first page.
 
-    Args:
-        pages: of the book.
-        notebooks: page -> its executed notebook.
-        published: the folder of published scores.
-        folder: made if need be.
-
     Returns:
         Page -> name of its score file and record, without their ends, of pages that have them.
 
@@ -73,11 +67,11 @@ def site_scores(
         run = run_of(notebook) if "experiment" in declared_by(notebook) else None
         if page.parameters is None and run in elsewhere:
             found[page.name] = _copy(elsewhere[run], folder)
-        elif page.parameters is not None and run in here:
-            found[page.name] = here[run]
-        elif page.parameters is not None and run and (result := _stored(notebook)) is not None:
-            write_run(page.name, run, result, folder)
-            found[page.name] = here[run] = page.name
+        elif page.parameters is not None and run:
+            if run not in here and (result := _stored(notebook)) is not None:
+                write_run(page.name, run, result, folder)
+                here[run] = page.name
+            found |= {page.name: here[run]} if run in here else {}
     return found
 
 

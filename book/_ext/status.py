@@ -11,7 +11,7 @@ from typing import Any
 
 from book._ext.colophon import machine, parameters_of
 from book._ext.execution import provenance
-from book._ext.myst import list_table, plain
+from book._ext.myst import filled, list_table, plain
 from book._ext.pages import Page, PaperFigure
 from book._ext.scores import run_of
 from nbformat import NotebookNode
@@ -24,6 +24,7 @@ PACKAGES = (
     *("numpy", "scipy", "scikit-learn", "torch", "torchvision", "xarray", "pandas", "pyarrow", "matplotlib"),
     *("jupyter-book", "Sphinx", "myst-nb", "papermill", "nbformat", "ipywidgets"),
 )
+_COUNTS = ("tests", "failures", "errors", "skipped")
 _TESTED = ("memlib/**/*.py", "tests/*.py", "book/*.ipynb", "book/_ext/*.py", "book/params/*.yaml")
 
 
@@ -35,16 +36,7 @@ def status_page(
     size: str,
     listed: Sequence[str],
 ) -> str:
-    """The status page as MyST.
-
-    Args:
-        pages: of the book.
-        notebooks: page -> its executed notebook.
-        executed: page -> the file of that.
-        root: the repository.
-        size: of the book.
-        listed: names of the files in the table of contents, in its order.
-    """
+    """The status page as MyST; `listed` are the files of the table of contents, `executed` those of pages."""
     made = provenance(root)
     device = ", ".join(name for name in (made["gpu"], made["processor"]) if name)
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
@@ -55,26 +47,21 @@ def status_page(
         ("Python", made["python"]),
         ("Packages", packages),
     ]
-    ordered = sorted(
-        (page for page in pages if page.name in listed), key=lambda page: listed.index(page.name)
-    )
+    by_name = {page.name: page for page in pages}
+    ordered = [by_name[name] for name in listed if name in by_name]
     rows = [("Page", "Size", "Executed on", "Date", "Seconds")]
     for page in ordered:
         facts = notebooks[page.name].metadata["memlib"]
         where = plain(machine(facts)), facts["date"][:10], f"{facts['seconds']:,.0f}"
         rows.append((f"{{doc}}`{page.name}`", "published" if page.parameters is None else size, *where))
     others = [f"{{doc}}`{name}`" for name in listed if (root / "book" / f"{name}.md").exists()]
-    return (
-        Path(__file__)
-        .with_suffix(".md")
-        .read_text("utf-8")
-        .format(
-            build=list_table(build),
-            tests=last_tests(root),
-            reductions=_reductions(ordered, notebooks, executed),
-            pages=list_table(rows, "42 11 21 15 11"),
-            others=", ".join(others),
-        )
+    return filled(
+        "status",
+        build=list_table(build),
+        tests=last_tests(root),
+        reductions=_reductions(ordered, notebooks, executed),
+        pages=list_table(rows, "42 11 21 15 11"),
+        others=", ".join(others),
     )
 
 
@@ -85,9 +72,7 @@ def last_tests(root: Path) -> str:
         return "not run in this checkout."
     try:
         suite = next(ElementTree.parse(file).getroot().iter("testsuite"))
-        every, failed, errors, skipped = (
-            int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")
-        )
+        every, failed, errors, skipped = (int(suite.get(name, 0)) for name in _COUNTS)
         started = datetime.datetime.fromisoformat(suite.attrib["timestamp"]).astimezone(datetime.UTC)
     except (ElementTree.ParseError, KeyError, StopIteration, ValueError):
         return "its report `_build/tests.xml` cannot be read."
@@ -144,11 +129,6 @@ def _of(here: Any, there: int) -> str:
 
 def figure_table(figures: Sequence[PaperFigure], pages: Sequence[Page], executed: Mapping[str, Path]) -> str:
     """The table of the paper's figures as MyST, from what the pages recorded with `paper.table_row`.
-
-    Args:
-        figures: what `load_figures` found.
-        pages: of the book.
-        executed: page -> its executed notebook.
 
     Raises:
         ValueError: a page that has not recorded its row.

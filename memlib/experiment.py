@@ -77,6 +77,9 @@ class Experiment:
         "of binarization or dequantization and of samples: paired, the same for all models of a repeat, or "
         "paper, redrawn for each",
     )
+    scoring_precision: Precision = _option(
+        "float32", "of products and convolutions when scoring; as precision"
+    )
     folds: int = _option(5, "folds and models per repeat, K")
     repeats: int = _option(4, "repeats with new folds, L")
     seed: int = _option(0, "seed of all random streams")
@@ -126,18 +129,24 @@ class Experiment:
         """Importance samples of an image that is scored again."""
         return self.num_samples * self.rescoring
 
-    def stream(self, purpose: Stream, repeat: int | None = None) -> np.random.Generator:
-        """The random stream of a purpose in a repeat (None: of the model of all images)."""
-        key = (int(purpose), 0 if repeat is None else repeat + 1)
+    def stream(
+        self, purpose: Stream, repeat: int | None = None, epoch: int | None = None
+    ) -> np.random.Generator:
+        """The random stream of a purpose in a repeat (None: of the model of all images), or at an epoch."""
+        key = (int(purpose), 0 if repeat is None else repeat + 1, *([] if epoch is None else [epoch]))
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def torch_stream(
-        self, purpose: Stream, repeat: int | None = None, device: "torch.device | str" = "cpu"
+        self,
+        purpose: Stream,
+        repeat: int | None = None,
+        device: "torch.device | str" = "cpu",
+        epoch: int | None = None,
     ) -> "torch.Generator":
         """The same as a PyTorch generator on a device."""
         import torch
 
-        seed = int(self.stream(purpose, repeat).integers(2**63))
+        seed = int(self.stream(purpose, repeat, epoch).integers(2**63))
         return torch.Generator(device).manual_seed(seed)
 
     def load_images(self) -> ImageSet:

@@ -29,7 +29,7 @@ SMALL = variant(
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    result = run(SMALL, tmp_path_factory.mktemp("results"), progress=False)
+    result = run(SMALL, root=tmp_path_factory.mktemp("results"), progress=False)
     result.khat[:, :, ::3] = 0.4  # as if a third of the images were easy, and those of the second repeat
     result.num_samples[:, 1] = 32  # had fewer samples, which a k-hat of 0.4 is too high for
     result.khat[:, 1, ::6] = 0.3

@@ -142,7 +142,7 @@ def test_any_other_setting_has_a_folder_of_its_own(tmp_path):
     changes = {"images": "patches", "num_images": 30, "architecture": "conv", "likelihood": "gaussian"}
     changes |= {"latent_dim": 2, "width": 4, "flip": True, "learning_rate": 1e-4, "batch_size": 9}
     changes |= {"epochs": 2, "score_every": 1, "precision": "bfloat16", "num_samples": 5, "rescoring": 3}
-    changes |= {"noise": "paper", "folds": 4, "seed": 1}
+    changes |= {"noise": "paper", "scoring_precision": "bfloat16", "folds": 4, "seed": 1}
     assert changes.keys() | {"repeats"} == {f.name for f in dataclasses.fields(TINY)}
     sets = TINY.load_images(), TINY.load_validation()
     others = [dataclasses.replace(TINY, **{name: value}) for name, value in changes.items()]

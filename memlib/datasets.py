@@ -159,10 +159,9 @@ def ensure_files(name: str, root: Path) -> None:
         try:
             getattr(datasets, source)(root, download=True)
         except Exception as error:  # network, disk, archive and gdown errors share no other base class
-            listing = "\n".join(f"  {path} ({'found' if path.exists() else 'missing'})" for path in files)
             raise FileNotFoundError(
                 f"{name!r} is incomplete in {root}; download failed with {type(error).__name__}: {error}\n"
-                f"Expected:\n{listing}\n"
+                f"Missing: {', '.join(str(path) for path in files if not path.exists())}\n"
                 "Set MEMLIB_DATA, or the argument root, to the folder that has them, or download them where "
                 "there is a network, to a folder DATA that can be written:\n"
                 f"  python -c \"from torchvision.datasets import {source}; {source}('DATA', download=True)\""
@@ -283,15 +282,15 @@ def _list_images(folder: Path, name: str) -> tuple[list[str], np.ndarray, tuple[
 
     classes = sorted(item.name for item in folder.iterdir() if item.is_dir() and item.name[0] != ".")
     places = [folder / item for item in classes] or [folder]
-    samples = []
+    files, labels = [], []
     for label, place in enumerate(places):
         found = make_dataset(place.parent, {place.name: label}, IMG_EXTENSIONS, allow_empty=True)
-        visible = [(file, k) for file, k in found if os.sep + "." not in file.removeprefix(str(place))]
+        visible = [file for file, _ in found if os.sep + "." not in file.removeprefix(str(place))]
         if not visible:
             raise FileNotFoundError(f"no image in {place}: expected any of {' '.join(IMG_EXTENSIONS)}")
-        samples += visible
-    labels = np.array([label for _, label in samples], np.int64)
-    return [file for file, _ in samples], labels, tuple(classes) or (name,)
+        files += visible
+        labels += [label] * len(visible)
+    return files, np.array(labels, np.int64), tuple(classes) or (name,)
 
 
 def _has_color(path: str) -> bool:

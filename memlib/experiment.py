@@ -151,14 +151,8 @@ class Experiment:
         """One model; without a generator a template without values."""
         from memlib.models import build_vae
 
-        return build_vae(
-            self.architecture,
-            self.likelihood,
-            channels=channels,
-            latent_dim=self.latent_dim,
-            width=self.width,
-            generator=generator,
-        )
+        sizes = {"channels": channels, "latent_dim": self.latent_dim, "width": self.width}
+        return build_vae(self.architecture, self.likelihood, **sizes, generator=generator)
 
 
 # image sets are read-only, so callers may share them

@@ -101,7 +101,7 @@ def test_missing_files_are_listed_with_the_way_to_get_them(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         load_images("cifar10", root=tmp_path)
     message = str(caught.value)
-    assert f"{found} (found)" in message and all(f"{path} (missing)" in message for path in missing)
+    assert f"Missing: {', '.join(map(str, missing))}\n" in message and str(found) not in message
     assert "MEMLIB_DATA" in message and "CIFAR10('DATA', download=True)" in message
 
 

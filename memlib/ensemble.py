@@ -236,9 +236,9 @@ def sample(
     return np.concatenate(blocks, axis=1).reshape(len(model), count, channels, SIDE, SIDE)
 
 
-def _mean_code(model: Ensemble, images: NDArray[np.uint8], generator: torch.Generator) -> Tensor:
+def _mean_code(model: Ensemble, images: Tensor, generator: torch.Generator) -> Tensor:
     """Mean of q(z | x) for perturbed `images` (B, C, H, W), (E, B, Z)."""
-    x = torch.tensor(images, device=model.device).flatten(1).expand(len(model), -1, -1)  # (E, B, D)
+    x = images.flatten(1).expand(len(model), -1, -1)  # (B, C, H, W) -> (E, B, D)
     return model.encode(perturbed(model.likelihood, x, generator, model.dtype))[0]
 
 
@@ -251,7 +251,8 @@ def reconstruct(model: Ensemble, images: NDArray[np.uint8], generator: torch.Gen
     """
     model.train(False)
     with products("float32", model.device):
-        pixels = model.likelihood.pixels(*model.decode(_mean_code(model, images, generator)))
+        z = _mean_code(model, torch.tensor(images, device=model.device), generator)
+        pixels = model.likelihood.pixels(*model.decode(z))
     return _to_uint8(pixels).reshape(len(model), *images.shape)
 
 
@@ -266,8 +267,6 @@ def latent_means(
     """
     model.train(False)
     with products("float32", model.device):
-        blocks = [
-            _mean_code(model, images[start : start + batch_size], generator)
-            for start in range(0, len(images), batch_size)
-        ]
+        batches = torch.tensor(images, device=model.device).split(batch_size)
+        blocks = [_mean_code(model, batch, generator) for batch in batches]
     return torch.cat(blocks, dim=1).double().cpu().numpy()

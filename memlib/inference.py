@@ -42,8 +42,7 @@ def interval(scores: xr.Dataset, level: float = 0.9, name: str = "M") -> tuple[x
     check_share(level=level)
     check_one_of("UVM", name=name)
     repeats = scores.gap.sizes["repeat"]
-    factor = stats.t.ppf((1 + level) / 2, repeats - 1) if repeats > 1 else math.nan
-    reach = factor * scores[f"{name}_se"]
+    reach = stats.t.ppf((1 + level) / 2, repeats - 1) * scores[f"{name}_se"]
     return scores[name] - reach, scores[name] + reach
 
 
@@ -67,9 +66,8 @@ def rank_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[f
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape or len(a) < 4 or np.isnan(a).any() or np.isnan(b).any():
-        raise ValueError(
-            f"a and b must be numbers (n,), n at least 4, without NaN, got {a.shape} and {b.shape}"
-        )
+        given = f"{a.shape} and {b.shape}"
+        raise ValueError(f"a and b must be numbers (n,), n at least 4, without NaN, got {given}")
     check_share(level=level)
     if (a == a[0]).all() or (b == b[0]).all():
         return math.nan, math.nan, math.nan

@@ -244,9 +244,7 @@ def exchanged(result: xr.Dataset, seed: int = 0) -> xr.Dataset:
     check_range(0, seed=seed)
     K = log_px.sizes["fold"]
     if K < 3:
-        raise ValueError(
-            f"the run has {K} folds; allowed: 3 or more, two models must have seen each observation"
-        )
+        raise ValueError(f"the run has {K} folds; allowed: 3 or more, as two must have seen each observation")
     kept, _ = _seen_and_left(log_px.values, fold_of)
     chosen = np.random.default_rng(seed).integers(K - 1, size=fold_of.shape)
     coords = {name: c for name, c in result.coords.items() if "fold" not in c.dims}
@@ -301,10 +299,8 @@ def _sampling_variance(result: xr.Dataset, epoch: int) -> Floats | None:
 def checked_arrays(result: xr.Dataset) -> tuple[xr.DataArray, NDArray[np.integer]]:
     """`log_px` and `fold_of`, dimensions in order; ValueError for what no score can be computed of."""
     if not isinstance(result, xr.Dataset):
-        kind = type(result).__name__
-        raise ValueError(
-            f"the result is of type {kind}; allowed: an xarray.Dataset with {' and '.join(_DIMS)}"
-        )
+        allowed = f"an xarray.Dataset with {' and '.join(_DIMS)}"
+        raise ValueError(f"the result is of type {type(result).__name__}; allowed: {allowed}")
     for name, dims in _DIMS.items():
         if name not in result:
             there = ", ".join(sorted(map(str, result.data_vars))) or "none"

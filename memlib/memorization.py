@@ -181,10 +181,8 @@ def _log_means(log_px: Floats, estimator: Estimator) -> tuple[Floats, Floats, Fl
 
 def _propagated(weight: Floats, variance: Floats) -> Floats:
     """Variance (..., n) of an estimate from its derivatives and the variances of its terms (..., L, J, n)."""
-    squares = weight**2
-    # a variance that is infinite counts only where the term does
-    parts = np.multiply(squares, variance, where=squares > 0, out=np.zeros(squares.shape))
-    return parts.sum((-3, -2))
+    with np.errstate(invalid="ignore"):  # a variance that is infinite counts only where the term does
+        return np.where(weight**2 > 0, weight**2 * variance, 0).sum((-3, -2))
 
 
 def least_observations(quantile: float) -> int:

@@ -107,10 +107,8 @@ def test_missing_files_are_listed_with_the_way_to_get_them(tmp_path):
 
 def test_cifar10_checksums_are_torchvisions():
     meta = CIFAR10.meta["filename"], CIFAR10.meta["md5"]
-    published = dict([*CIFAR10.train_list, *CIFAR10.test_list, meta])
-    assert datasets.FILES["cifar10"] == {
-        f"{CIFAR10.base_folder}/{file}": published[file] for file in published
-    }
+    published = [*CIFAR10.train_list, *CIFAR10.test_list, meta]
+    assert datasets.FILES["cifar10"] == {f"{CIFAR10.base_folder}/{file}": md5 for file, md5 in published}
 
 
 def test_cifar10_pixels_are_channel_first(tmp_path, monkeypatch):

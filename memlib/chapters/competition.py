@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from memlib.datasets import check_folder, data_root, fingerprint
+from memlib.datasets import data_root, fingerprint
 from memlib.metrics.mifid import EPS, penalized_fid
 
 FILE = "mifid_competition_results.csv"
@@ -37,9 +37,7 @@ def load(root: str | Path | None = None) -> pd.DataFrame:
         FileNotFoundError: no such file; says where it comes from.
         ValueError: another file than the authors released, or a data folder that is a file.
     """
-    folder = data_root(root)
-    check_folder(folder)
-    path = folder / FILE
+    path = data_root(root) / FILE
     if not path.exists():
         raise FileNotFoundError(
             f"no {path}; set MEMLIB_DATA to the folder that has the results of the competition, which its "

@@ -27,8 +27,7 @@ import memlib
 from book._ext import build as book
 from book._ext import dark, pages, staging
 from memlib import inference
-from memlib.chapters import competition, explorer, planted, yardsticks
-from memlib.chapters import exact as densities
+from memlib.chapters import competition, exact, explorer, planted, yardsticks
 from memlib.figures import probabilities
 from memlib.memorization import fold_assignment, memorization_scores
 from memlib.metrics import detection, duplicates, features, mifid, neighbors, samples
@@ -134,7 +133,7 @@ NAMES = {
     "competition": competition,
     "planted": planted,
     "pages": pages,
-    "densities": densities,
+    "exact": exact,
     "duplicates": duplicates,
     "explorer": explorer,
     "neighbors": neighbors,

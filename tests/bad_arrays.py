@@ -117,11 +117,6 @@ YARDSTICKS = [
         "samples (9, 1, 32, 32); allowed: the same shape",
     ),
     call(
-        "planted.write(planted.plant(memlib.ImageSet.of(digits.images[..., 8:]), 40, {}, 0, {}, 0), "
-        'memlib.ImageSet.of(digits.images), "IMAGES")',
-        "images are 32 x 24 and 32 x 32 pixels; allowed: squares of one size, as load_images makes",
-    ),
-    call(
         "features.spaces(digits, memlib.ImageSet.of(digits.images[..., :16, :16]), 8, 1)",
         "are (1, 32, 32), the others (1, 16, 16); allowed: the same",
     ),
@@ -148,10 +143,6 @@ YARDSTICKS = [
     call("planted.plant(digits, 9, near=-1)", "near is -1; allowed: 0 or more"),
     call(
         "planted.plant(digits, 9, copies={1: 4})", "copies has the key 1; allowed: 2 or more times in the set"
-    ),
-    call(
-        'planted.write(planted.plant(digits, 40), digits.subset([0, 1]), "IMAGES")',
-        "only one of the two sets has labels",
     ),
     call(
         "exact.gaussian_fold_scores(x, 3, np.eye(4), 0.0)",

@@ -283,6 +283,18 @@ SURROUNDINGS = [
     variable(
         "MEMLIB_DATA", "FILE", 'memlib.load_images("mnist")', "the data folder is 'FILE', which is a file"
     ),
+    call(
+        "memlib.run(experiment, digits)", "held_out is a NoneType; allowed: an ImageSet for both images"
+    ),
+    call("memlib.run(experiment, digits, digits)", "num_images is 24; allowed with images at hand: 0, all"),
+    call(
+        "memlib.run(replace(experiment, num_images=0, folds=298), digits, digits)",
+        "folds is 298; allowed: at most the number of images, 297",
+    ),
+    call(
+        "memlib.run(replace(experiment, num_images=0), digits, memlib.ImageSet.of(digits.images[..., 8:]))",
+        "held_out are (1, 32, 24); allowed: (1, 32, 32), as the models take them",
+    ),
     call("memlib.run(experiment, device=0)", "device is 0; allowed: cpu, cuda, cuda:N"),
     call('memlib.run(replace(experiment, precision="tf32"))', "precision is 'tf32', which only GPUs have"),
     call('memlib.run("digits-lr3")', "experiment is 'digits-lr3'; allowed: an Experiment, as EXPERIMENTS"),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from memlib.chapters.planted import KINDS, by_kind, plant, write
+from memlib.chapters.planted import KINDS, by_kind, plant
 from memlib.datasets import load_images
 
 SETS = {name: load_images(name) for name in ("digits", "patches")}
@@ -115,30 +115,6 @@ def test_the_seed_decides():
 def test_all_images_of_a_set_can_be_used():
     nine = plant(SETS["digits"].subset(range(9)), 3, {3: 2}, near=1, outliers={1: 2}, noise=1)
     assert set(nine.original) == set(range(9))
-
-
-def test_what_is_written_is_read_back_in_its_order_also_where_a_label_is_absent(tmp_path):
-    there = [0, 3, 9]
-    rows = np.flatnonzero(np.isin(SETS["digits"].labels, there))
-    planting = plant(SETS["digits"].subset(rows), 60, {2: 2}, near=2, outliers={1: 2}, noise=0)
-    held_out = load_images("digits", "test")
-    held_out = held_out.subset(np.flatnonzero(np.isin(held_out.labels, there)))
-    (tmp_path / "empty").mkdir()
-    name = write(planting, held_out, tmp_path / "empty")
-    assert name == f"folder:{tmp_path.resolve() / 'empty'}"
-    order = np.argsort(held_out.labels, kind="stable")  # a folder is read class by class
-    for split, images in (("train", planting.images), ("test", held_out.subset(order))):
-        loaded = load_images(name, split)
-        np.testing.assert_array_equal(loaded.images, images.images)
-        np.testing.assert_array_equal(loaded.labels, np.searchsorted(there, images.labels))
-
-
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
-    planting = PLANTED["digits"]
-    (tmp_path / "a file").write_text("kept")
-    with pytest.raises(ValueError, match="is not empty; allowed: a new or empty one"):
-        write(planting, planting.images, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["a file"]
 
 
 def test_rows_by_kind_equal_a_direct_computation():

@@ -26,7 +26,7 @@ def with_ordinary(images: ImageSet, found: Sequence[Ints], most: int, seed: int 
         seed: of the choice of ordinary ones, among the images in none of the groups; 0 or more.
 
     Returns:
-        The set for `planted.write`: `kind` is "near-duplicate" or "ordinary", `copies` the size of an
+        The set: `kind` is "near-duplicate" or "ordinary", `copies` the size of an
         image's group, or 1, `original` the first image of its group, or itself, by its position in `images`.
 
     Raises:

@@ -6,12 +6,10 @@ off as samples (chapter 20).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 from scipy import stats
 
 from memlib.checks import check_known, check_range
@@ -33,7 +31,7 @@ class Planted:
     """An image set with what was planted into it.
 
     Attributes:
-        images: sorted by label, as `write` and `load_images` keep them.
+        images: sorted by label.
         kind: of every image, (n,): "ordinary"; "copy", one of several equal images; "near-duplicate", one of
             an original and its shifted versions; "outlier", a shuffled image; "copied outlier", one of
             several that are equal; "noise", an image of single pixels in random order.
@@ -127,42 +125,6 @@ def _shuffled(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.
     squares = rng.permutation(squares.reshape(rows * columns, C, BLOCK, BLOCK))
     squares = squares.reshape(rows, columns, C, BLOCK, BLOCK).transpose(2, 0, 3, 1, 4)
     return np.ascontiguousarray(squares).reshape(image.shape)
-
-
-def write(planted: Planted, validation: ImageSet, folder: str | Path) -> str:
-    """Write the set, and images to validate on, as PNG files for `load_images`.
-
-    The training images are read back in this order, those to validate on sorted by label, and both as they
-    are where `load_images` is given their size.
-
-    Args:
-        planted: the training images, square.
-        validation: of the same labels and size.
-        folder: a new or empty one.
-
-    Returns:
-        The name of the data set, "folder:PATH".
-
-    Raises:
-        ValueError: a folder with something in it, labels that only one of the two has, or images that are not
-            squares of one size.
-    """
-    if odd := {*planted.images.labels.tolist()} ^ {*validation.labels.tolist()}:
-        raise ValueError(f"only one of the two sets has labels {sorted(odd)}; allowed: the same in both")
-    sizes = {images.images.shape[2:] for images in (planted.images, validation)}
-    if len({side for size in sizes for side in size}) > 1:
-        found = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
-        raise ValueError(f"images are {found} pixels; allowed: squares of one size, as load_images makes")
-    folder = Path(folder).resolve()
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"the folder {str(folder)!r} is not empty; allowed: a new or empty one")
-    for split, images in (("train", planted.images), ("test", validation)):
-        for position, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
-            path = folder / split / f"{label:03d}" / f"{position:06d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = image[0] if images.channels == 1 else image.transpose(1, 2, 0)  # (H, W) or (H, W, C)
-            Image.fromarray(pixels).save(path)
-    return f"folder:{folder}"
 
 
 def by_kind(planted: Planted, values: ArrayLike) -> pd.DataFrame:

@@ -283,9 +283,7 @@ SURROUNDINGS = [
     variable(
         "MEMLIB_DATA", "FILE", 'memlib.load_images("mnist")', "the data folder is 'FILE', which is a file"
     ),
-    call(
-        "memlib.run(experiment, digits)", "held_out is a NoneType; allowed: an ImageSet for both images"
-    ),
+    call("memlib.run(experiment, digits)", "held_out is a NoneType; allowed: an ImageSet for both images"),
     call("memlib.run(experiment, digits, digits)", "num_images is 24; allowed with images at hand: 0, all"),
     call(
         "memlib.run(replace(experiment, num_images=0, folds=298), digits, digits)",

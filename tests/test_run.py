@@ -122,6 +122,9 @@ def test_images_at_hand_give_what_the_same_images_by_name_give(stored, tmp_path)
     np.testing.assert_array_equal(result.samples, stored[1].samples)
     equal(memlib.stored(everything, *sets, root=tmp_path), result)
     assert memlib.remaining(everything, *sets, root=tmp_path).cost.models == 0
+    relabeled = dataclasses.replace(sets[0], labels=sets[0].labels[::-1])
+    again = memlib.stored(everything, relabeled, sets[1], root=tmp_path)
+    np.testing.assert_array_equal(again.label, relabeled.labels)
     assert len(full_model(result)) == 1
 
 

@@ -15,7 +15,7 @@ import xarray as xr
 
 import memlib.runs.store as store
 from memlib.data import ImageSet
-from memlib.device import check_device, check_precision, choose_device
+from memlib.device import check_device, choose_device
 from memlib.ensemble import Ensemble
 from memlib.experiment import Experiment
 from memlib.models import SIDE
@@ -24,7 +24,16 @@ from memlib.runs.cost import Cost, Estimate, cost, estimate
 from memlib.runs.executors import processes, progress_bar
 from memlib.runs.store import Member, StoreError
 from memlib.runs.task import PARAMETER, Job, Task, requested
-from memlib.runs.worker import LOG, WAIT_SECONDS, Report, compute, compute_in_process, finish, work_through
+from memlib.runs.worker import (
+    LOG,
+    WAIT_SECONDS,
+    Report,
+    check_precisions,
+    compute,
+    compute_in_process,
+    finish,
+    work_through,
+)
 
 PROCESSES_FLOP = 4e12  # from here on starting processes, which takes seconds, pays
 # until a file that a worker wrote must be seen here: network folders remember for a minute
@@ -85,7 +94,7 @@ def run(
     sets = _sets(experiment, images, held_out)
     if executor is None:
         where = choose_device(device)
-        _check_precisions(experiment, where)
+        check_precisions(experiment, where)
     elif not isinstance(executor, Executor):
         raise ValueError(
             f"executor is of type {type(executor).__name__}; allowed: a concurrent.futures.Executor, "
@@ -93,9 +102,8 @@ def run(
         )
     elif device:
         check_device(device)  # whether it is there, each worker finds out
-    job = _job(experiment, sets, root, device if executor else str(where), images is not None)
+    job, missing = _job(experiment, sets, root, device if executor else str(where), images is not None)
     job = dataclasses.replace(job, keep_models=keep_models)
-    missing = [member for member in _members(job) if not job.is_done(member)]
     if missing:
         _check_stored(job, where.type if executor is None else None)
         store.write_request(job.folder, job.training)
@@ -125,7 +133,7 @@ def run(
             store.remove(job.folder / "checkpoints", member)  # of a process killed before it could
     if diverged:
         raise FloatingPointError(_told(diverged, job))
-    return _assembled(job)
+    return _assembled(job, sets[0])
 
 
 def stored(
@@ -150,13 +158,14 @@ def stored(
         ValueError: bad settings.
         StoreError: something is missing, damaged, or answers another request.
     """
-    job = _job(experiment, _sets(experiment, images, held_out), root, None, images is not None)
-    if missing := [member for member in _members(job) if not job.is_done(member)]:
+    sets = _sets(experiment, images, held_out)
+    job, missing = _job(experiment, sets, root, None, images is not None)
+    if missing:
         raise StoreError(
             f"{len(missing)} of {experiment.repeats + 1} tasks are missing in {job.folder}; run the "
             "experiment with the same settings first"
         )
-    return _assembled(job)
+    return _assembled(job, sets[0])
 
 
 def remaining(
@@ -173,9 +182,8 @@ def remaining(
     """
     sets = _sets(experiment, images, held_out)
     where = choose_device(device)
-    _check_precisions(experiment, where)
-    job = _job(experiment, sets, root, str(where), images is not None)
-    missing = [member for member in _members(job) if not job.is_done(member)]
+    check_precisions(experiment, where)
+    job, missing = _job(experiment, sets, root, str(where), images is not None)
     at_once = _workers(_cost(job, missing, sets), missing, where)
     if where.type == "cuda":
         at_once = max(map(len, _groups(job, sets, missing, where)), default=1)
@@ -233,22 +241,18 @@ def _sets(
     return images, held_out
 
 
-def _check_precisions(experiment: Experiment, device: torch.device) -> None:
-    for precision in (experiment.precision, experiment.scoring_precision):
-        check_precision(precision, device)
-
-
 def _job(
     experiment: Experiment,
     sets: tuple[ImageSet, ImageSet],
     root: str | Path | None,
     device: str | None,
     at_hand: bool,
-) -> Job:
-    """What every process has to know."""
+) -> tuple[Job, list[Member]]:
+    """What every process has to know, and the members that are not done."""
     training, scoring = requested(experiment, *sets)
     folder = store.training_folder(root, training).resolve()
-    return Job(experiment, training, scoring, folder, device, sets=sets if at_hand else None)
+    job = Job(experiment, training, scoring, folder, device, sets=sets if at_hand else None)
+    return job, [member for member in _members(job) if not job.is_done(member)]
 
 
 def _members(job: Job) -> list[Member]:
@@ -360,7 +364,7 @@ def _told(diverged: dict[Member, str], job: Job) -> str:
     )
 
 
-def _assembled(job: Job) -> xr.Dataset:
+def _assembled(job: Job, images: ImageSet) -> xr.Dataset:
     """All that is stored of a run as one data set, at the epochs of which all repeats have scores."""
     e, repeats = job.experiment, range(job.experiment.repeats)
     full, facts = store.read(store.member_path(job.folder, None), job.training)
@@ -379,7 +383,7 @@ def _assembled(job: Job) -> xr.Dataset:
     }
     fold_of = np.stack([arrays["fold_of"] for arrays, _ in trained])
     scores = {epoch: [arrays for arrays, _ in each] for epoch, each in parts.items()}
-    result = store.assemble(scores, fold_of, full["index"], full["label"])
+    result = store.assemble(scores, fold_of, images.index, images.labels)
     nats = {"units": "nats"}
     fold_loss = np.stack([arrays["fold_loss"] for arrays, _ in trained])
     result["fold_loss"] = ("repeat", "train_epoch", "fold"), fold_loss, nats

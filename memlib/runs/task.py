@@ -134,7 +134,7 @@ class Task:
         """Train one model on all images, anew or from its checkpoint, and write its file.
 
         That holds the losses on `images` and `held_out` by epoch, nats, as many samples as held-out images,
-        index and label of the training images, and the parameters.
+        and the parameters.
 
         Returns:
             None with when and why it diverged, if it did.
@@ -144,6 +144,8 @@ class Task:
         def evaluate(state: TrainState, x: torch.Tensor, diverged: dict[Member, str]) -> None:
             [noise] = state.noise[Stream.SCORING_NOISE.name]
             state.record(test_loss=mean_loss(state.model, held, noise))
+            if not _are_scores(state.recorded["test_loss"][-1]):
+                diverged.setdefault(None, self._when(state.epoch, "test_loss is not a number"))
             self.tick(len(held))
 
         state, diverged = self._train([None], [np.arange(n)], begun, evaluate, n + len(held))
@@ -153,8 +155,6 @@ class Task:
                 "train_loss": results["loss"][:, 0],
                 "test_loss": results["test_loss"][:, 0],
                 "samples": sample(state.model, len(held), self.images.channels, prior)[0],
-                "index": self.images.index,
-                "label": self.images.labels,
                 **{f"{PARAMETER}{name}": array for name, array in state.model.state().items()},
             }
             self._write(store.member_path(self.job.folder, None), arrays, self._training_facts(state))

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 import memlib.runs.store as store
 from memlib.data import ImageSet
 from memlib.device import check_precision, choose_device, one_thread
 from memlib.ensemble import Tick
+from memlib.experiment import Experiment
 from memlib.runs import executors
 from memlib.runs.store import Member, StoreError
 from memlib.runs.task import Job, Task, requested
@@ -83,6 +86,12 @@ def work_through(
     return diverged
 
 
+def check_precisions(experiment: Experiment, device: torch.device) -> None:
+    """ValueError for a precision of training or scoring that the device does not have."""
+    for name in ("precision", "scoring_precision"):
+        check_precision(getattr(experiment, name), device, name)
+
+
 def compute(job: Job, members: Sequence[Member], tick: Tick | None = None) -> Report:
     """Train and score those members that are neither done nor claimed by another process.
 
@@ -95,8 +104,7 @@ def compute(job: Job, members: Sequence[Member], tick: Tick | None = None) -> Re
         StoreError: a checkpoint that this run cannot use.
     """
     where, diverged = choose_device(job.device), {}
-    for precision in (job.experiment.precision, job.experiment.scoring_precision):
-        check_precision(precision, where)
+    check_precisions(job.experiment, where)
     paths = {member: store.member_path(job.folder, member) for member in members}
     with claimed(paths, job.is_done) as mine, contextlib.ExitStack() as block:
         if mine:

@@ -72,7 +72,7 @@ def test_every_yardstick_is_what_it_is_alone(table, name):
         "MiFID": score.mifid,
         "offenders": (score.nearest.distances < limit).mean(),
         "C_T": data_copying(TRAINING, HELD_OUT, x).statistic,
-        "AuthPct": 100 * authenticity(TRAINING, x).share,
+        "AuthPct": 100 * authenticity(TRAINING, x).mean(),
         "rho > 1": closer_share(TRAINING, HELD_OUT, x),
     }
     expected |= zip(("precision", "recall"), precision_recall(TRAINING, x), strict=True)

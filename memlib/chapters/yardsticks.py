@@ -114,7 +114,7 @@ def _row(
         "MiFID": float(penalized_fid(fid, near.d, eps)),
         "offenders": float((near.distances < limit).mean()),
         "C_T": data_copying(training, held_out, generated, reference.partition).statistic,
-        "AuthPct": 100 * authenticity(training, generated, reference.spacing).share,
+        "AuthPct": 100 * authenticity(training, generated, reference.spacing).mean(),
         "rho > 1": closer_share(training, held_out, generated),
         "precision": precision,
         "recall": recall,

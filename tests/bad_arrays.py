@@ -153,30 +153,13 @@ YARDSTICKS = [
         'planted.write(planted.plant(digits, 40), digits.subset([0, 1]), "IMAGES")',
         "only one of the two sets has labels",
     ),
-    call("densities.kernel_scores(x, bandwidth=-1.0)", "bandwidth must be finite and above 0, got -1.0"),
     call(
-        "densities.gaussian_scores(x * np.nan, 1.0)",
-        "observations must be finite, of shape (n, d), n at least 2",
-    ),
-    call(
-        "densities.fit_gaussian(x, 1.0)(x[:, :1])",
-        "observations must be finite, of shape (n, 4), n at least 1",
-    ),
-    call(
-        "densities.kfold_log_px(lambda part: densities.fit_gaussian(part, 1.0), M, 2 * fold_of)",
-        "fold_of must use every fold 0..K-1 in every repeat",
-    ),
-    call(
-        "densities.gaussian_fold_scores(x, 3, np.eye(4), 0.0)",
+        "exact.gaussian_fold_scores(x, 3, np.eye(4), 0.0)",
         "folds is 3; allowed: 2 or more, a divisor of the 40",
     ),
     call(
         "explorer.Kin(digits.images, np.array([[297]]), np.zeros((1, 1)))",
         "index must be in -1..296, rows of the pool, got 297..297",
-    ),
-    call(
-        "explorer.Kin(digits.images, np.array([[-2]]), np.zeros((1, 1)))",
-        "index must be in -1..296, rows of the pool, got -2..-2",
     ),
     call(
         "explorer.Kin(digits.images / 255, np.array([[0]]), np.zeros((1, 1)))",
@@ -186,7 +169,11 @@ YARDSTICKS = [
     call("samples.data_copying(x, y, y, 41)", "cells is 41; allowed: 1 to 40, the training images"),
     call("yardsticks.yardsticks({}, x, y, 0.1)", "generators are none; allowed: one or more"),
     call("features.spaces(digits, digits, 298, 1)", "width is 298; allowed: 1 to 297, the measured imag"),
-    call("densities.LinearGaussian(x, M[:3], 1.0)", "weight must be (D, Z) and bias (D,), got (40, 4), (3,)"),
+    call(
+        "exact.LinearGaussian(x, M, 1.0, 0.5)",
+        "sigma2 is 1.0 and inflation 0.5; allowed: finite, above 0 and",
+    ),
+    call("exact.LinearGaussian(x, M[:3], 1.0)", "weight must be (D, Z) and bias (D,), got (40, 4), (3,)"),
     call('duplicates.near_duplicates(digits.images, center="row")', "unknown center 'row'; allowed"),
     call("duplicates.near_duplicates(digits.images, digits.images[..., :8])", "others must have the shape"),
     call("duplicates.near_duplicates(digits.images[..., 1:])", "n at least 1, H and W even, got uint8 (297"),

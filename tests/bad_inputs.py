@@ -259,11 +259,16 @@ RESULTS = [
     result_file(
         "a file of another run", lambda p: None, "learning_rate is 0.1 there and 0.001", learning_rate=0.1
     ),
-    result_file("a file of another version of memlib", lambda p: None, "version is 1 there and", version=1),
     result_file(
-        "a file of a version before records named their arrays",
+        "a file of another version of memlib",
+        lambda p: None,
+        "repeat-000.npz was written by another version of memlib; delete it",
+        version=1,
+    ),
+    result_file(
+        "a file without a record of its name",
         lambda p: np.savez(p, record=np.array("{}")),
-        "repeat-000.npz was written by an earlier version of memlib; delete it",
+        "repeat-000.npz was written by another version of memlib; delete it",
     ),
     checkpoint(
         "a checkpoint of another run", "epoch-000001.npz was computed for other settings: seed", seed=7

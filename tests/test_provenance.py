@@ -1,6 +1,5 @@
 """Where and with what something is computed."""
 
-import platform
 import shutil
 import subprocess
 
@@ -9,7 +8,6 @@ import torch
 
 from book._ext import provenance as module
 from book._ext.provenance import commit, provenance
-from memlib.device import processor
 
 
 def test_a_gpu_is_named_where_memlib_computes_on_it(tmp_path, monkeypatch):
@@ -17,23 +15,6 @@ def test_a_gpu_is_named_where_memlib_computes_on_it(tmp_path, monkeypatch):
     for device, name in (("cuda:1", "a GPU, number 1"), ("cpu", "")):
         monkeypatch.setattr(module, "choose_device", lambda device=device: torch.device(device))
         assert provenance(tmp_path)["gpu"] == name
-
-
-@pytest.mark.parametrize(
-    ("text", "system", "expected"),
-    [
-        ("processor\t: 0\nmodel name\t: A fast one @ 3 GHz\nmodel name\t: A\n", "x", "A fast one @ 3 GHz"),
-        ("model name\t: unknown\n", "", "unknown (arm64)"),
-        ("processor\t: 0\nBogoMIPS\t: 50\n", "arm64", "unknown (arm64)"),
-        (None, "Intel64 Family 6", "Intel64 Family 6"),
-    ],
-)
-def test_a_processor_has_its_name_or_is_unknown(tmp_path, monkeypatch, text, system, expected):
-    monkeypatch.setattr(platform, "processor", lambda: system)
-    monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    if text is not None:
-        (tmp_path / "cpuinfo").write_text(text)
-    assert processor(tmp_path / "cpuinfo") == expected
 
 
 def git(folder, *arguments: str) -> str:

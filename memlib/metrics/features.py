@@ -127,19 +127,13 @@ def accuracy(network: nn.Module, images: ImageSet) -> float:
 
 
 class Spaces(NamedTuple):
-    """What `spaces` gives.
+    """What `spaces` gives."""
 
-    Attributes:
-        embed: "classifier" and "pixels" -> function from uint8 images (n, C, H, W) to features (n, width).
-        network: the classifier, all of it, which gives logits.
-        others: the images that the classifier was trained on.
-        apart: whether none of these are among the measured ones.
-    """
-
+    # "classifier" and "pixels" -> function from uint8 images (n, C, H, W) to features (n, width)
     embed: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
-    network: nn.Sequential
-    others: ImageSet
-    apart: bool
+    network: nn.Sequential  # the classifier, all of it, which gives logits
+    others: ImageSet  # the images that the classifier was trained on
+    apart: bool  # whether none of these are among the measured ones
 
 
 def spaces(

@@ -22,49 +22,33 @@ SURE = 1e-5  # float32 finds neighbors at this distance and above up to a tenth 
 
 
 class Nearest(NamedTuple):
-    """The nearest training feature of every generated one, in cosine distance.
+    """The nearest training feature of every generated one, in cosine distance."""
 
-    Attributes:
-        d: mean of `distances`, between 0 and 1.
-        distances: of the generated features that are not zero, (m,).
-        rows: which generated features these are, (m,).
-        neighbors: the row of each one's nearest training feature, (m,).
-        dropped: how many generated and how many training features are zero and have no direction.
-    """
-
-    d: float
-    distances: Floats
-    rows: Ints
-    neighbors: Ints
-    dropped: tuple[int, int]
+    d: float  # mean of `distances`, between 0 and 1
+    distances: Floats  # of the generated features that are not zero, (m,)
+    rows: Ints  # which generated features these are, (m,)
+    neighbors: Ints  # the row of each one's nearest training feature, (m,)
+    dropped: tuple[int, int]  # generated and training features that are zero and have no direction
 
 
 @dataclass(frozen=True, eq=False)
 class MiFID:
-    """A score and what it is made of; intervals are NaN where no replicates were asked for.
+    """A score and what it is made of.
 
-    Attributes:
-        mifid: fid / (d + delta) where d is below eps, else fid / (1 + delta).
-        fid: squared Frechet distance, at least 0.
-        d: memorization distance, between 0 and 1.
-        eps, delta: as asked for.
-        held_out_d: d of held-out images, the yardstick of eps; NaN where none were given.
-        nearest: the nearest training feature of every generated one.
-        mifid_interval, fid_interval, d_interval: for samples without end of the same generator.
-        fid_bias: by how much a sample of this size is expected to raise fid; not taken off.
+    Intervals are for samples without end of the same generator; they and the bias are NaN without replicates.
     """
 
-    mifid: float
-    fid: float
-    d: float
-    eps: float
+    mifid: float  # as from `penalized_fid`
+    fid: float  # squared Frechet distance, at least 0
+    d: float  # memorization distance, between 0 and 1
+    eps: float  # as asked for, as is delta
     delta: float
-    held_out_d: float
+    held_out_d: float  # d of held-out images, the yardstick of eps; NaN where none were given
     nearest: Nearest
     mifid_interval: Interval
     fid_interval: Interval
     d_interval: Interval
-    fid_bias: float
+    fid_bias: float  # by how much a sample of this size is expected to raise fid; not taken off
 
     def offenders(self, most: int = 10) -> pd.DataFrame:
         """The closest pairs, ascending: rows of both features, `generated` and `training`, and `distance`."""

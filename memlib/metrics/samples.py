@@ -17,19 +17,12 @@ ENOUGH = 20  # generated images that a cell of the data-copying test must exceed
 
 
 class DataCopying(NamedTuple):
-    """The data-copying test.
+    """The data-copying test."""
 
-    Attributes:
-        statistic: C_T; far below 0 where the model copies, far above where it underfits.
-        z: Mann-Whitney statistic of each cell, (cells,); NaN where the cell is left out.
-        weights: share of the held-out images in each cell, (cells,).
-        generated: images in each cell, (cells,).
-    """
-
-    statistic: float
-    z: Floats
-    weights: Floats
-    generated: Ints
+    statistic: float  # C_T; far below 0 where the model copies, far above where it underfits
+    z: Floats  # Mann-Whitney statistic of each cell, (cells,); NaN where the cell is left out
+    weights: Floats  # share of the held-out images in each cell, (cells,)
+    generated: Ints  # images in each cell, (cells,)
 
 
 def data_copying(
@@ -113,9 +106,9 @@ def authenticity(
     distance, index = nearest(generated, training)
     if spacing is None:
         spacing = nearest(training, training, exclude_self=True)[0]
-    spacing = np.asarray(spacing)
-    if spacing.shape != (len(np.asarray(training)),):
-        raise ValueError(f"spacing is {spacing.shape}; allowed: ({len(np.asarray(training))},)")
+    spacing, shape = np.asarray(spacing), (len(training),)
+    if spacing.shape != shape:
+        raise ValueError(f"spacing is {spacing.shape}; allowed: {shape}")
     return distance > spacing[index]
 
 
@@ -126,9 +119,7 @@ def closer_share(training: ArrayLike, held_out: ArrayLike, generated: ArrayLike)
     a copy on both sides, count half.
 
     Args:
-        training: (n, d).
-        held_out: (m, d).
-        generated: (m, d), as many.
+        training, held_out, generated: (n, d), (m, d) and (m, d).
 
     Raises:
         ValueError: as `distance_ratio`.
@@ -158,9 +149,8 @@ def precision_recall(
     The ball of an image reaches to its k-th nearest neighbor in its own set, and holds its surface.
 
     Args:
-        training: (n, d), n above k.
-        generated: (m, d), m above k.
-        k: at least 1.
+        training, generated: (n, d) and (m, d).
+        k: at least 1, below n and m.
         reach: (n,), `radii` of the training images at k, where they are known.
 
     Returns:

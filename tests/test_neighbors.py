@@ -1,5 +1,7 @@
 """Nearest neighbors and their distance ratio against direct loops and closed forms."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from memlib.figures.probabilities import binned_mean
+from memlib.metrics import neighbors
 from memlib.metrics.neighbors import distance_ratio, distance_ratio_as_published, half_resolution, nearest
 
 
@@ -38,13 +41,13 @@ def test_half_resolution_averages_blocks_channel_by_channel():
 
 @settings(max_examples=100)
 @given(st.data())
-def test_the_nearest_is_the_first_of_those_at_the_least_distance_whatever_the_chunk_size(data):
+def test_the_nearest_is_the_first_of_those_at_the_least_distance_whatever_is_done_at_once(data):
     n, m, d = data.draw(st.integers(2, 7)), data.draw(st.integers(1, 7)), data.draw(st.integers(1, 4))
     rows = arrays(int, st.just((n, d)), elements=st.integers(-5, 5))  # ties and copies are frequent
     queries, exclude_self = data.draw(rows), data.draw(st.booleans())
     references = queries if exclude_self else data.draw(arrays(int, (m, d), elements=st.integers(-5, 5)))
-    chunk = data.draw(st.integers(1, 8))
-    distance, index = nearest(queries, references, exclude_self=exclude_self, chunk=chunk)
+    with mock.patch.object(neighbors, "BLOCK", data.draw(st.integers(1, 60))):
+        distance, index = nearest(queries, references, exclude_self=exclude_self)
     expected, expected_index = brute_force(queries, references, exclude_self)
     np.testing.assert_array_equal(distance, expected)
     np.testing.assert_array_equal(index, expected_index)

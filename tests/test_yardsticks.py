@@ -66,7 +66,7 @@ def test_every_yardstick_is_what_it_is_alone(table, name):
         "MiFID": score.mifid,
         "offenders": (score.nearest.distances < limit).mean(),
         "C_T": metrics.data_copying(TRAINING, HELD_OUT, x).statistic,
-        "AuthPct": 100 * metrics.authenticity(TRAINING, x).share,
+        "AuthPct": 100 * metrics.authenticity(TRAINING, x).mean(),
         "rho > 1": metrics.closer_share(TRAINING, HELD_OUT, x),
     }
     expected |= zip(("precision", "recall"), metrics.precision_recall(TRAINING, x), strict=True)

@@ -72,7 +72,7 @@ def _against(
             "MiFID": float(penalized_fid(fid, near.d, eps)),
             "offenders": float((near.distances < limit).mean()),
             "C_T": metrics.data_copying(training, held_out, generated, partition).statistic,
-            "AuthPct": 100 * metrics.authenticity(training, generated, spacing).share,
+            "AuthPct": 100 * metrics.authenticity(training, generated, spacing).mean(),
             "rho > 1": metrics.closer_share(training, held_out, generated),
         }
         row["precision"], row["recall"] = metrics.precision_recall(training, generated, 3, reach[3])

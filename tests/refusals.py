@@ -28,7 +28,6 @@ from book._ext import build as book
 from book._ext import dark, pages, staging
 from memlib import inference
 from memlib.chapters import competition, exact, explorer, planted, yardsticks
-from memlib.figures import probabilities
 from memlib.memorization import fold_assignment, memorization_scores
 from memlib.metrics import detection, duplicates, features, mifid, neighbors, samples
 from memlib.runs import cli, store
@@ -125,7 +124,6 @@ NAMES = {
     "mifid": mifid,
     "detection": detection,
     "samples": samples,
-    "probabilities": probabilities,
     "dark": dark,
     "staging": staging,
     "yardsticks": yardsticks,

@@ -55,8 +55,9 @@ def check_share(**values: float) -> None:
             raise ValueError(f"{name} is {value}; allowed: between 0 and 1")
 
 
-def check_one_of(allowed: Iterable[str], /, **values: str) -> None:
+def check_one_of(allowed: Iterable[object], /, **values: object) -> None:
     """ValueError for a value that is not among those allowed; it names both."""
+    known = list(allowed)
     for name, value in values.items():
-        if value not in (known := list(allowed)):
-            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(known)}")
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(str, known))}")

@@ -1,4 +1,7 @@
-"""Where and how PyTorch computes: device, threads, precision of products and convolutions."""
+"""Where and how PyTorch computes: on which device, on how many cores, at which precision.
+
+What holds for all of PyTorch is changed within a `with` block, and is as before after it.
+"""
 
 import contextlib
 import functools
@@ -12,6 +15,7 @@ from typing import get_args
 
 import torch
 
+from memlib.checks import check_one_of
 from memlib.experiment import Precision
 
 LOG = logging.getLogger("memlib")
@@ -41,27 +45,41 @@ def choose_device(device: str | None = None) -> torch.device:
     return torch.device(name)
 
 
-@functools.cache
-def compiler_works(device: torch.device) -> bool:
-    """Whether `torch.compile` works here, which takes a C++ compiler for a CPU and Triton for a GPU.
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name where the system tells it, else "unknown" with the architecture.
 
-    Where it does not, says so once; what would have been compiled then runs as it is.
+    Args:
+        cpuinfo: the file in which Linux tells it.
     """
+    architecture = platform.machine()
+    text = cpuinfo.read_text("utf-8", "replace") if cpuinfo.exists() else ""
+    told = [*re.findall(r"^model name\s*: *(.*\S)", text, re.MULTILINE), platform.processor()]
+    none = ("", UNKNOWN, architecture, "arm", "i386")  # macOS gives a family for a name
+    names = [name for name in told if name not in none]
+    return names[0] if names else f"{UNKNOWN} ({architecture})" if architecture else UNKNOWN
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes on one core within this block, and takes numbers below 1e-38, slow ones, for 0.
+
+    Afterwards the number of threads is as before, and small numbers count, as is PyTorch's default.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     try:
-        torch.compile(lambda x: x.exp().sum(-1))(torch.ones(8, 16, device=device))
-    except Exception as error:  # whatever the compiler's tool chain raises
-        reason = str(error).strip().splitlines()[0][:200]
-        LOG.warning("torch.compile does not work here (%s); scoring takes somewhat longer", reason)
-        return False
-    return True
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """ValueError for a precision that does not exist, or not on the device."""
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision is {precision!r}; allowed: {', '.join(get_args(Precision))}")
+def check_precision(precision: str, device: torch.device, name: str = "precision") -> None:
+    """ValueError for a precision, of this `name`, that does not exist, or not on the device."""
+    check_one_of(get_args(Precision), **{name: precision})
     if precision == "tf32" and device.type != "cuda":
-        raise ValueError(f"precision is 'tf32', which only GPUs have; allowed on {device}: float32, bfloat16")
+        raise ValueError(f"{name} is 'tf32', which only GPUs have; allowed on {device}: float32, bfloat16")
 
 
 @contextlib.contextmanager
@@ -84,32 +102,16 @@ def products(precision: Precision, device: torch.device) -> Iterator[None]:
             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch computes on one core within this block, and takes numbers below 1e-38, slow ones, for 0.
+@functools.cache
+def compiler_works(device: torch.device) -> bool:
+    """Whether `torch.compile` works here, which takes a C++ compiler for a CPU and Triton for a GPU.
 
-    Afterwards the number of threads is as before, and small numbers count, as is PyTorch's default.
+    Where it does not, says so once; what would have been compiled then runs as it is.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-        torch.set_num_threads(before)
-
-
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name where the system tells it, else "unknown" with the architecture.
-
-    Args:
-        cpuinfo: the file in which Linux tells it.
-    """
-    lines = cpuinfo.read_text("utf-8", "replace").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    named = next((name for name in names if name and name != UNKNOWN), platform.processor())
-    architecture = platform.machine()
-    if named in ("", UNKNOWN, architecture, "arm", "i386"):  # macOS gives a family for a name
-        return f"{UNKNOWN} ({architecture})" if architecture else UNKNOWN
-    return named
+        torch.compile(lambda x: x.exp().sum(-1))(torch.ones(8, 16, device=device))
+    except Exception as error:  # whatever the compiler's tool chain raises
+        reason = str(error).strip().splitlines()[0][:200]
+        LOG.warning("torch.compile does not work here (%s); scoring takes somewhat longer", reason)
+        return False
+    return True

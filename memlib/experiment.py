@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 
-from memlib.checks import check_known
+from memlib.checks import check_known, check_one_of, check_range, check_share
 from memlib.data import ImageSet
 from memlib.datasets import DATASETS, data_root, load_images
 
@@ -35,8 +35,9 @@ class Stream(IntEnum):
     SAMPLES = 6
 
 
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _option(default: Any, help: str, least: int = 1) -> Any:
+    """A field with its help, and of a whole number the least that is allowed."""
+    return field(default=default, metadata={"help": help, "least": least})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Experiment:
     images: str = _option(
         "digits", "data set: digits, patches, mnist, cifar10, cifar10-jpeg, celeba or folder:PATH"
     )
-    num_images: int = _option(0, "training images used, a random subset; 0 means all")
+    num_images: int = _option(0, "training images used, a random subset; 0 means all", least=0)
     architecture: Architecture = _option("mlp", "mlp or conv (Table 1 of the paper)")
     likelihood: LikelihoodName = _option("bernoulli", "bernoulli, gaussian or gaussian-scalar")
     latent_dim: int = _option(16, "size of the latent space, Z")
@@ -66,7 +67,7 @@ class Experiment:
         20, "epochs between evaluations of log p(x); the last epoch is always evaluated"
     )
     precision: Precision = _option(
-        "float32", "of products and convolutions: float32, bfloat16, or on a GPU tf32"
+        "float32", "of products and convolutions when training: float32, bfloat16, or on a GPU tf32"
     )
     num_samples: int = _option(128, "importance samples per image and model, S")
     rescoring: int = _option(
@@ -77,9 +78,12 @@ class Experiment:
         "of binarization or dequantization and of samples: paired, the same for all models of a repeat, or "
         "paper, redrawn for each",
     )
-    folds: int = _option(5, "folds and models per repeat, K")
+    scoring_precision: Precision = _option(
+        "float32", "of products and convolutions when scoring: float32, bfloat16, or on a GPU tf32"
+    )
+    folds: int = _option(5, "folds and models per repeat, K", least=2)
     repeats: int = _option(4, "repeats with new folds, L")
-    seed: int = _option(0, "seed of all random streams")
+    seed: int = _option(0, "seed of all random streams", least=0)
 
     def __new__(cls, *args: Any, **given: Any) -> Self:
         # before __init__, which would refuse an unknown field without a hint at the nearest
@@ -94,25 +98,11 @@ class Experiment:
                 object.__setattr__(self, f.name, value := float(value))
             if type(value) is not kind:
                 raise ValueError(f"{f.name} is {value!r} ({type(value).__name__}); allowed: {kind.__name__}")
-        for names, least in (
-            (("num_images", "seed"), 0),
-            (("latent_dim", "width", "batch_size", "epochs", "score_every", "num_samples"), 1),
-            (("rescoring", "repeats"), 1),
-            (("folds",), 2),
-        ):
-            for name in names:
-                if getattr(self, name) < least:
-                    raise ValueError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
-        if not 0 < self.learning_rate < 1:
-            raise ValueError(f"learning_rate is {self.learning_rate}; allowed: between 0 and 1")
-        for name, choices in (
-            ("architecture", get_args(Architecture)),
-            ("likelihood", get_args(LikelihoodName)),
-            ("precision", get_args(Precision)),
-            ("noise", get_args(Noise)),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(choices)}")
+            if choices := get_args(f.type):
+                check_one_of(choices, **{f.name: value})
+            elif kind is int:
+                check_range(f.metadata["least"], **{f.name: value})
+        check_share(learning_rate=self.learning_rate)
         if 0 < self.num_images < self.folds:
             raise ValueError(f"num_images is {self.num_images}; allowed: 0, or at least folds = {self.folds}")
 
@@ -126,18 +116,24 @@ class Experiment:
         """Importance samples of an image that is scored again."""
         return self.num_samples * self.rescoring
 
-    def stream(self, purpose: Stream, repeat: int | None = None) -> np.random.Generator:
-        """The random stream of a purpose in a repeat (None: of the model of all images)."""
-        key = (int(purpose), 0 if repeat is None else repeat + 1)
+    def stream(
+        self, purpose: Stream, repeat: int | None = None, epoch: int | None = None
+    ) -> np.random.Generator:
+        """The random stream of a purpose in a repeat (None: of the model of all images), or at an epoch."""
+        key = (int(purpose), 0 if repeat is None else repeat + 1, *([] if epoch is None else [epoch]))
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def torch_stream(
-        self, purpose: Stream, repeat: int | None = None, device: "torch.device | str" = "cpu"
+        self,
+        purpose: Stream,
+        repeat: int | None = None,
+        device: "torch.device | str" = "cpu",
+        epoch: int | None = None,
     ) -> "torch.Generator":
         """The same as a PyTorch generator on a device."""
         import torch
 
-        seed = int(self.stream(purpose, repeat).integers(2**63))
+        seed = int(self.stream(purpose, repeat, epoch).integers(2**63))
         return torch.Generator(device).manual_seed(seed)
 
     def load_images(self) -> ImageSet:
@@ -161,14 +157,8 @@ class Experiment:
         """One model; without a generator a template without values."""
         from memlib.models import build_vae
 
-        return build_vae(
-            self.architecture,
-            self.likelihood,
-            channels=channels,
-            latent_dim=self.latent_dim,
-            width=self.width,
-            generator=generator,
-        )
+        sizes = {"channels": channels, "latent_dim": self.latent_dim, "width": self.width}
+        return build_vae(self.architecture, self.likelihood, **sizes, generator=generator)
 
 
 # image sets are read-only, so callers may share them

@@ -88,7 +88,7 @@ def test_a_run_does_what_was_counted(tmp_path, monkeypatch, bars):
         return train_step(model, optimizer, y, eps)
 
     monkeypatch.setattr("memlib.training.train_step", counted_step)
-    result = run(TINY, tmp_path, device="cpu")
+    result = run(TINY, root=tmp_path, device="cpu")
     c = cost(TINY, result.sizes["observation"], 1, result.sizes["sample"])
     assert sum(models for models, _ in steps) == c.optimizer_steps
     assert sum(models * batch for models, batch in steps) == c.training_passes

@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -18,7 +17,6 @@ from tinybook import CHECK, notebook, write_book
 from book._ext import execution
 from book._ext.execution import commit, execute_pages, needed_files, page_key, page_source, provenance
 from book._ext.pages import ROOT, Page
-from memlib.device import processor
 
 
 def test_failing_page_is_named_and_the_others_finish(tmp_path, capsys):
@@ -190,23 +188,6 @@ def test_a_gpu_is_named_where_memlib_computes_on_it(tmp_path, monkeypatch):
     for device, name in (("cuda:1", "a GPU, number 1"), ("cpu", "")):
         monkeypatch.setattr(execution, "choose_device", lambda device=device: torch.device(device))
         assert provenance(tmp_path)["gpu"] == name
-
-
-@pytest.mark.parametrize(
-    ("text", "system", "expected"),
-    [
-        ("processor\t: 0\nmodel name\t: A fast one @ 3 GHz\nmodel name\t: A\n", "x", "A fast one @ 3 GHz"),
-        ("model name\t: unknown\n", "", "unknown (arm64)"),
-        ("processor\t: 0\nBogoMIPS\t: 50\n", "arm64", "unknown (arm64)"),
-        (None, "Intel64 Family 6", "Intel64 Family 6"),
-    ],
-)
-def test_a_processor_has_its_name_or_is_unknown(tmp_path, monkeypatch, text, system, expected):
-    monkeypatch.setattr(platform, "processor", lambda: system)
-    monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    if text is not None:
-        (tmp_path / "cpuinfo").write_text(text)
-    assert processor(tmp_path / "cpuinfo") == expected
 
 
 def git(folder, *arguments: str) -> str:

@@ -107,7 +107,7 @@ def test_page_is_executed_again_only_when_something_changed(tmp_path, monkeypatc
     [
         ("import memlib\nmemlib.run(x)", "runs/run.py training.py checks.py __init__.pyi", "metrics/fid.py"),
         ("def f():\n    from memlib.metrics import mifid", "metrics/mifid.py metrics/fid.py", "training.py"),
-        ("import memlib\nmemlib.figures.extremes", "figures/rivals.py figures/house.mplstyle", "training.py"),
+        ("import memlib\nmemlib.figures.extremes", "figures/images.py figures/house.mplstyle", "training.py"),
         ("from memlib.chapters.explorer import explore", "chapters/explorer.css", "chapters/planted.py"),
         ("from memlib import variant", "experiment.py models.py", "runs/run.py"),
         ('program = ["-m", "memlib"]', "__main__.py runs/cli.py runs/run.py", "metrics/fid.py"),

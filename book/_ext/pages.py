@@ -71,15 +71,13 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
             check_known(kind, name, known, f"{file.name}: ")
             given[name] = _checked(file, name, parameters, dict)
     published = book_dir / "params" / "published.yaml"
-    elsewhere = (
-        read_yaml(published, experiments=dict, chapters=dict)["chapters"] if published.exists() else {}
-    )
+    elsewhere = read_yaml(published, **_SIZE)["chapters"] if published.exists() else {}
 
     pages = []
     for notebook in (*templates, *listed["chapters"]):
         source = read_notebook(book_dir / f"{notebook}.ipynb")
         declared, own = declared_by(source), chapters.get(notebook, {})
-        heading = next(found[1] for cell in source.cells if (found := HEADING.search(cell.source)))
+        heading = next((found[1] for cell in source.cells if (found := HEADING.search(cell.source))), "")
         if notebook in templates:
             candidates = [
                 (
@@ -161,7 +159,7 @@ class _UniqueKeys(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node, names = super().compose_mapping_node(anchor), set()
         for key, _ in node.value:
-            if key.value in names:
+            if str(key.value) in names:
                 raise yaml.MarkedYAMLError(problem=f"{key.value!r} comes twice", problem_mark=key.start_mark)
             names.add(str(key.value))
         return node

@@ -90,10 +90,10 @@ def _reductions(
     """The table of the runs that have a counterpart in the paper, one row per run."""
     runs: dict[tuple[str, Experiment], list[Page]] = {}
     for page in pages:
-        experiment, declared = run_of(notebooks[page.name]), parameters_of(notebooks[page.name])
+        declared = parameters_of(notebooks[page.name])
         names = [declared[name][0] for name in ("in_place_of", "experiment") if name in declared]
         name = next(filter(None, names), "")
-        if experiment is not None and name in paper.REPORTED:
+        if name in paper.REPORTED and (experiment := run_of(notebooks[page.name])):
             runs.setdefault((name, experiment), []).append(page)
     if not runs:
         return "No page of this book has a run that is in the paper.\n"

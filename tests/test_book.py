@@ -201,7 +201,14 @@ def test_only_what_the_book_needs_is_staged(tmp_path, published):
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_clean_removes_only_what_the_build_made(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
-    made = ["_build", "memlib/figures/__pycache__", "tests/__pycache__", "book/.ruff_cache", ".hypothesis"]
+    made = [
+        "_build",
+        "book/_ext/__pycache__",
+        "memlib/figures/__pycache__",
+        "tests/__pycache__",
+        "book/.ruff_cache",
+        ".hypothesis",
+    ]
     kept = ["book/.ipynb_checkpoints", "mine/__pycache__", "results", "published", "benchmarks"]
     for name in made + kept:
         (tmp_path / name).mkdir(parents=True)

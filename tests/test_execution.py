@@ -12,7 +12,7 @@ import time
 import nbformat
 import pytest
 import torch
-from tinybook import CHECK, notebook, write_book
+from tinybook import CHECK, notebook, write_book, write_params
 
 from book._ext import execution
 from book._ext.execution import commit, execute_pages, needed_files, page_key, page_source, provenance
@@ -141,29 +141,22 @@ def test_a_page_shows_the_same_wherever_its_names_are_imported_from(tmp_path):
     assert len({first, *others}) == 1 + len(others)
 
 
-def test_interrupt_ends_the_kernels(tmp_path):
-    write_book(
-        tmp_path,
-        long=notebook(
-            "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(99)"
-        ),
-    )
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_kernels(tmp_path, sent, status):
+    code = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(99)"
+    write_book(tmp_path, index=notebook(code), score=notebook())
+    write_params(tmp_path)
     # a shell that starts this in the background has interrupts ignored
     call = (
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from pathlib import Path\nfrom book._ext.execution import Page, execute_pages\n"
-        "execute_pages([Page('long', 'long', None, {})], Path())"
+        "from book._ext.build import main\nmain(['--size', 'quick', '--root', '.', '--page', 'index'])"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", call],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", call], cwd=tmp_path, env=environment)
     _wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     kernel = int((tmp_path / "pid").read_text())
-    process.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in process.communicate(timeout=20)[1].decode()
+    process.send_signal(sent)
+    assert process.wait(timeout=20) == status
     _wait_until(lambda: not _alive(kernel))
     assert not list((tmp_path / "_build" / "executed" / "book").glob("*.ipynb"))
 

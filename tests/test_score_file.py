@@ -67,7 +67,7 @@ def test_the_file_says_what_it_answers_and_where_it_comes_from(path, result):
         "memlib.version": importlib.metadata.version("memlib"),
         "memlib.classes": json.dumps(IMAGES.classes),
         "memlib.request": result.request,
-        "memlib.runs.run": result.runs,
+        "memlib.runs": result.runs,
     }
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -46,13 +47,13 @@ def flops_per_image(experiment: Experiment, channels: int) -> Flops:
 
     Products with zeros, which scoring on a CPU may leave out, count.
     """
+    # on the meta device: of shapes without numbers, so that nothing is computed
     vae, outputs = experiment.build(channels), [channels * SIDE**2]
     for layer in vae.modules():
         if next(layer.children(), None) is None:
             layer.register_forward_hook(lambda layer, inputs, output: outputs.append(output.numel()))
-    model = Ensemble.stack([vae], "meta")  # shapes without numbers: nothing is computed
-    y = torch.empty(1, 1, outputs[0], device="meta")
-    eps = torch.empty(1, 1, experiment.latent_dim, device="meta")
+    y, eps = (torch.empty(1, size, device="meta") for size in (outputs[0], experiment.latent_dim))
+    model = SimpleNamespace(encode=vae.encoder, decode=vae.decoder, likelihood=vae.likelihood)
 
     def counted(function: Callable[[], object]) -> int:
         with FlopCounterMode(display=False) as counter:

@@ -8,7 +8,6 @@ fails is reported, and the next one starts. What is stored is used again.
 """
 
 import dataclasses
-import datetime
 import json
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import click
 import numpy as np
 import torch
 import xarray as xr
-from measure import machine
+from measure import machine, save
 
 import memlib
 from memlib.device import choose_device
@@ -121,10 +120,8 @@ def main(out: Path, only: tuple[str, ...], precision: str) -> None:
             failed.append(name)
             continue
         if found is not None:
-            record = {"date": datetime.date.today().isoformat(), "machine": machine(device, PRECISIONS)}
-            text = json.dumps(record | {"found": found}, indent=1)
-            (out / f"{name}.json").write_text(text + "\n")
-            print(text)
+            save(out / f"{name}.json", machine=machine(device, PRECISIONS), found=found)
+            print(json.dumps(found, indent=1))
     if failed:
         raise click.ClickException(f"failed: {', '.join(failed)}")
 

@@ -35,9 +35,7 @@ def described(images: ImageSet) -> str:
 
 def setting(images: ImageSet, epochs: int, precision: str = "float32") -> Experiment:
     """The paper's MNIST experiment on these images."""
-    return memlib.variant(
-        "mnist-lr3", images=images.name, folds=FOLDS, epochs=epochs, precision=precision
-    )
+    return memlib.variant("mnist-lr3", images=images.name, folds=FOLDS, epochs=epochs, precision=precision)
 
 
 def models(experiment: Experiment, repeat: int, count: int = FOLDS) -> list[VAE]:

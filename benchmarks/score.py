@@ -5,7 +5,6 @@
 Methods take turns, call by call. `--help` lists the options.
 """
 
-import collections
 import functools
 import importlib.util
 import math
@@ -68,7 +67,8 @@ def trained(images: ImageSet, device: torch.device) -> Trained:
     steps = math.ceil(len(several) / setting(several, epochs=1).batch_size)
     experiment = setting(several, epochs=math.ceil(TRAINING_STEPS / steps))
     model, epochs = training(experiment, several, device, [np.arange(len(several))])
-    collections.deque(epochs, maxlen=0)
+    for _ in epochs:
+        pass
     return Trained(experiment, {k: np.repeat(v, FOLDS, 0) for k, v in model.state().items()}, images, device)
 
 

@@ -114,13 +114,10 @@ def test_rounds_are_interleaved_so_that_a_slower_machine_leaves_ratios_alone():
         nonlocal now, order
         now += seconds * 2 ** (len(order) // 2)  # every round at half the speed of the one before
         order += name
-        return name.upper()
 
     functions = {"a": lambda: takes("a", 1), "b": lambda: takes("b", 3)}
     calls = measure.interleaved(functions, 3, clock=lambda: now)
-    assert order == "ababab"
-    assert [call.result for call in calls["b"]] == ["B"] * 3
-    assert [call.seconds for call in calls["a"]] == [1, 2, 4]
+    assert order == "ababab" and [call.seconds for call in calls["a"]] == [1, 2, 4]
     ratios = (b.seconds / a.seconds for a, b in zip(calls["a"], calls["b"], strict=True))
     assert measure.spread(ratios) == (3, 3, 3)
 
@@ -146,19 +143,18 @@ def test_peak_memory_sees_what_is_freed_before_the_end():
         return ones.sum().item()
 
     result, peak = measure.peak_memory(call, torch.device("cpu"))
-    assert result == 2**24
-    assert 60 * 2**20 < peak < 200 * 2**20
+    assert result == 2**24 and 60 * 2**20 < peak < 200 * 2**20
 
 
 @pytest.fixture
 def tiny(monkeypatch):
     """Few samples and steps; nothing is compiled or watched, which takes longer than all the rest."""
-    for name, values in (("MODELS", (1, 2)), ("SAMPLES", (4, 8)), ("EPOCHS", (1, 2)), ("WARM_UP", 1)):
-        monkeypatch.setattr(scaling, name, values)
-    monkeypatch.setattr(scaling, "BASE", scaling.Size(models=2, images=0, samples=8, epochs=1))
-    monkeypatch.setattr(score, "SAMPLES", 8)
-    monkeypatch.setattr(score, "TRAINING_STEPS", 1)
-    monkeypatch.setattr(score, "TRAINING_IMAGES", 100)
+    small = {"SAMPLES": 8, "TRAINING_STEPS": 1, "TRAINING_IMAGES": 100}
+    axes = {"MODELS": (1, 2), "SAMPLES": (4, 8), "EPOCHS": (1, 2), "WARM_UP": 1}
+    axes["BASE"] = scaling.Size(models=2, images=0, samples=8, epochs=1)
+    for script, values in ((score, small), (scaling, axes)):
+        for name, value in values.items():
+            monkeypatch.setattr(script, name, value)
     monkeypatch.setattr(memlib.scoring, "compiled_log_prob", lambda likelihood: likelihood.log_prob)
     for script in (measure, mifid):
         monkeypatch.setattr(script, "peak_memory", lambda function, device: (function(), 2**20))

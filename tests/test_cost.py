@@ -13,7 +13,7 @@ from memlib.experiment import EXPERIMENTS, variant
 from memlib.runs.cost import ADAM_BYTES, Limits, cost, estimate, flops_per_image, machine_limits, makespan
 from memlib.runs.run import run
 from memlib.scoring import score_images
-from memlib.training import train_step
+from memlib.training import adam, train_step
 
 MNIST = 60000, 1, 10000  # training images, channels, validation images
 TINY = variant(
@@ -38,10 +38,9 @@ def test_the_papers_mnist_by_hand():
 def test_flops_of_convolutions_are_those_of_a_real_step_of_several_models():
     """On a CPU, where they run one model after the other."""
     experiment, E, B = dataclasses.replace(EXPERIMENTS["celeba"], width=4), 2, 3
-    generator = torch.Generator().manual_seed(0)
-    model = Ensemble.stack([experiment.build(3, generator) for _ in range(E)])
+    model = Ensemble.stack([experiment.build(3, torch.Generator())] * E)
     y, eps = torch.rand(E, B, 3 * 1024), torch.zeros(E, B, experiment.latent_dim)
-    optimizer = torch.optim.Adam(model.params.values())
+    optimizer = adam(model, 1e-3)
 
     def counted(function, *args):
         with FlopCounterMode(display=False) as counter:
@@ -60,8 +59,7 @@ def test_scoring_again_costs_at_most_what_decodes_the_other_samples():
     once, more = (cost(dataclasses.replace(TINY, rescoring=r), 31, 1, 20) for r in (1, 4))
     assert once.rescoring_flop == 0
     assert more.rescoring_flop == 2 * 2 * 3 * 31 * (4 * 4 - 4) * flops_per_image(TINY, 1).decode
-    for field in ("training_flop", "scoring_flop", "result_bytes", "model_bytes"):
-        assert getattr(more, field) == getattr(once, field), field
+    assert (more.training_flop, more.scoring_flop) == (once.training_flop, once.scoring_flop)
     many = dataclasses.replace(TINY, num_samples=100_000)
     few, drawn = cost(many, 31, 1, 20), cost(dataclasses.replace(many, rescoring=9), 31, 1, 20)
     assert drawn.cpu_memory >= few.cpu_memory + 3 * 8 * 100_000 * TINY.latent_dim * 4
@@ -148,8 +146,7 @@ def test_an_estimate_reads_well_with_two_digits(rates):
     assert str(e).splitlines() == lines
     for seconds, memory, text in (
         (0.0123, 0, "0 B of memory 0.012 s"),
-        (99.9, 84, "84 B of memory 100 s"),
-        (125, 999.9, "1 kB of memory 2.1 min"),
+        (99.9, 999.9, "1 kB of memory 100 s"),
         (7100, 123456, "120 kB of memory 120 min"),
         (111111, 2.84e15, "2.8 PB of memory 31 h"),
     ):

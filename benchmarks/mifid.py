@@ -17,7 +17,8 @@ from measure import interleaved, machine, peak_memory, save, spread, table
 from numpy.typing import NDArray
 from scipy import linalg
 
-from memlib.metrics.mifid import frechet_distance, memorization_distance, moments
+from memlib.metrics.fid import frechet_distance, moments
+from memlib.metrics.mifid import memorization_distance
 
 WHOLE = 50_000  # images on both sides, the size of CIFAR-10's training set and of a usual FID
 

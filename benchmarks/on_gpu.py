@@ -66,7 +66,7 @@ def agreement(out: Path) -> dict[str, Any]:
         own = dataclasses.replace(small, precision=precision, scoring_precision=precision)
         runs[f"GPU, {precision}"] = own, "cuda"
     return {
-        name: headline(memlib.run(experiment, out / f"agreement-{device}", device=device))
+        name: headline(memlib.run(experiment, root=out / f"agreement-{device}", device=device))
         for name, (experiment, device) in runs.items()
     }
 
@@ -74,10 +74,10 @@ def agreement(out: Path) -> dict[str, Any]:
 def mnist(out: Path, precision: str) -> dict[str, Any]:
     """The paper's MNIST experiment at learning rate 1e-3: time, memory, scores of all images."""
     experiment = memlib.variant("mnist-lr3", precision=precision, scoring_precision=precision)
-    print(memlib.remaining(experiment, out / "mnist", "cuda"))
+    print(memlib.remaining(experiment, root=out / "mnist", device="cuda"))
     torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    result = memlib.run(experiment, out / "mnist", device="cuda")
+    result = memlib.run(experiment, root=out / "mnist", device="cuda")
     seconds = time.perf_counter() - started
     scores = memlib.memorization(result)
     columns = {name: scores[name].values for name in ("U", "V", "M", "M_se") if name in scores}

@@ -6,7 +6,7 @@ from .inference import interval, memorized, p_values
 from .memorization import exchanged, highly_memorized, memorization
 from .runs.cross_fit import cross_fit, score_models
 from .runs.latent_model import LatentModel
-from .runs.run import full_model, remaining, run, stored
+from .runs.run import full_model, prune, remaining, run, stored
 from .runs.score_file import score_table, write_scores
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "memorization",
     "memorized",
     "p_values",
+    "prune",
     "remaining",
     "run",
     "score_models",

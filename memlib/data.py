@@ -1,4 +1,7 @@
-"""Images to measure: eight bits per channel, with labels and the place each image came from."""
+"""Images to measure: eight bits per channel, with labels and the place each image came from.
+
+`memlib.datasets.load_images` reads them, `ImageSet.of` takes arrays of one's own.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -37,7 +40,7 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         images, classes = self.images, self.classes
-        shape = np.shape(images) if _dtype(images) == np.uint8 else ()
+        shape = images.shape if isinstance(images, np.ndarray) and images.dtype == np.uint8 else ()
         if len(shape) != 4 or 0 in shape or shape[1] not in (1, 3):
             allowed = "uint8 (n, C, H, W) with n, H, W >= 1 and C 1 or 3"
             raise ValueError(f"images must be {allowed}, got {_describe(images)}")
@@ -45,8 +48,8 @@ class ImageSet:
             raise ValueError(f"classes must be a tuple of at least one class name, got {classes!r}")
         for field, top in (("labels", len(classes) - 1), ("index", np.iinfo(np.int64).max)):
             values = getattr(self, field)
-            if _dtype(values) != np.int64 or values.shape != images.shape[:1]:
-                raise ValueError(f"{field} must be int64 ({len(images)},), got {_describe(values)}")
+            if _describe(values) != (allowed := f"int64 ({len(images)},)"):
+                raise ValueError(f"{field} must be {allowed}, got {_describe(values)}")
             if values.min() < 0 or values.max() > top:
                 raise ValueError(f"{field} must be in 0..{top}, got {values.min()}..{values.max()}")
         for field in ("images", "labels", "index"):
@@ -115,10 +118,6 @@ class ImageSet:
             raise ValueError(f"indices must be in 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
         images, labels, index = self.images[chosen], self.labels[chosen], self.index[chosen]
         return ImageSet(images, labels, self.classes, self.name, self.split, index)
-
-
-def _dtype(value: object) -> np.dtype | None:
-    return value.dtype if isinstance(value, np.ndarray) else None
 
 
 def _describe(value: object) -> str:

@@ -6,17 +6,19 @@ import os
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from memlib.checks import check_known
+from memlib.checks import check_known, check_whole
 from memlib.data import SIZE, ImageSet
 
 TORCHVISION = {"mnist": "MNIST", "cifar10": "CIFAR10", "celeba": "CelebA"}
-# Files under the data folder, published md5. CelebA goes without: a user's own copy may hold a part only.
+# Files under the data folder, published md5; of MNIST torchvision has those of the archives alone. CelebA
+# goes without: a user's own copy may hold a part only.
 FILES: dict[str, dict[str, str | None]] = {
     "mnist": {
         "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -39,63 +41,9 @@ FILES: dict[str, dict[str, str | None]] = {
     },
     "celeba": {"celeba/list_eval_partition.txt": None, "celeba/img_align_celeba": None},
 }
-
-
-def ensure_files(name: str, root: Path) -> None:
-    """Download what is missing; FileNotFoundError where that fails, ValueError for damaged files."""
-    check_folder(root)
-    files = {root / file: md5 for file, md5 in FILES[name].items()}
-    missing = [str(path) for path in files if not path.exists()]
-    if missing and name not in TORCHVISION:
-        raise FileNotFoundError(
-            f"{name!r} has no public source and is missing: {', '.join(missing)}; "
-            "set MEMLIB_DATA, or the argument root, to the folder that has its files"
-        )
-    if missing:
-        from torchvision import datasets
-
-        source = TORCHVISION[name]
-        try:
-            getattr(datasets, source)(root, download=True)
-        except Exception as error:  # network, disk, archive and gdown errors share no other base class
-            listing = "\n".join(f"  {path} ({'found' if path.exists() else 'missing'})" for path in files)
-            raise FileNotFoundError(
-                f"{name!r} is incomplete in {root}; download failed with {type(error).__name__}: {error}\n"
-                f"Expected:\n{listing}\n"
-                "Set MEMLIB_DATA, or the argument root, to the folder that has them, or download them where "
-                "there is a network, to a folder DATA that can be written:\n"
-                f"  python -c \"from torchvision.datasets import {source}; {source}('DATA', download=True)\""
-            ) from error
-    damaged = [
-        str(path) for path, md5 in files.items() if md5 and path.exists() and fingerprint(path, "md5") != md5
-    ]
-    if damaged:
-        raise ValueError(f"{name!r} is damaged: delete these files and load it again: {', '.join(damaged)}")
-
-
-def fingerprint(path: Path, algorithm: str) -> str:
-    """Hexadecimal digits of a file's hash: "md5" or "sha256"."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
-
-
-def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of downloaded data sets: the argument, else $MEMLIB_DATA, else in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "memlib" / "data"
-    chosen = root if root is not None else os.environ.get("MEMLIB_DATA") or cache
-    return Path(chosen).expanduser().absolute()
-
-
-def check_folder(root: Path) -> None:
-    if root.is_file():
-        raise ValueError(
-            f"the data folder is {str(root)!r}, which is a file; allowed: a folder, or a new name"
-        )
-
-
-SPLIT_SEED = 0  # of numpy.random.default_rng, for the sets that come without a split of their own
-DATASETS = ("digits", "patches", "mnist", "cifar10", "cifar10-jpeg", "celeba")
+DATASETS = ("digits", "patches", *FILES)
 SPLITS = dict.fromkeys(DATASETS, ("train", "test")) | {"celeba": ("train", "valid", "test")}
+SPLIT_SEED = 0  # of numpy.random.default_rng, for the sets that come without a split of their own
 
 
 def load_images(
@@ -141,24 +89,26 @@ def load_images(
 
     Source: van den Burg & Williams (2021), supplement B (mnist, cifar10, celeba).
     """
-    if type(size) is not int or size < 1:
-        raise ValueError(f"size is {size!r}; allowed: a whole number, 1 or more")
+    check_whole(1, size=size)
     if isinstance(name, str) and name.startswith("folder:") and name != "folder:":
         return _load_folder(Path(name.removeprefix("folder:")).expanduser().resolve(), split, size)
     check_known("data set", name, (*DATASETS, "folder:PATH"))
     check_known(f"split of {name}", split, SPLITS[name])
     if size != SIZE:
         raise ValueError(f"size is {size}; allowed: {SIZE} for {name}, others for folder:PATH alone")
+    folder = data_root(root)
+    if name in FILES:
+        ensure_files(name, folder)
     match name:
         case "digits":
             return _load_digits(split)
         case "patches":
             return _load_patches(split)
         case "celeba":
-            return _load_celeba(split, data_root(root))
+            return _load_celeba(split, folder)
         case "cifar10-jpeg":
-            return _load_cifar10_jpeg(split, data_root(root))
-    return _load_torchvision(name, split, data_root(root))
+            return _load_cifar10_jpeg(split, folder)
+    return _load_torchvision(name, split, folder)
 
 
 def availability(root: str | os.PathLike[str] | None = None) -> dict[str, str]:
@@ -171,14 +121,60 @@ def availability(root: str | os.PathLike[str] | None = None) -> dict[str, str]:
     'bundled with scikit-learn'
     """
     lines, folder = dict.fromkeys(DATASETS, "bundled with scikit-learn"), data_root(root)
-    check_folder(folder)
     for name, files in FILES.items():
         paths = [folder / file for file in files]
         place = f"found in {paths[0].parent}"
-        found = all(path.exists() for path in paths)
-        missing = "memlib downloads it on first use" if name in TORCHVISION else "memlib cannot download it"
-        lines[name] = place if found else f"not {place}: {missing}"
+        way = "memlib downloads it on first use" if name in TORCHVISION else "memlib cannot download it"
+        lines[name] = place if all(path.exists() for path in paths) else f"not {place}: {way}"
     return lines
+
+
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of downloaded data sets: the argument, else $MEMLIB_DATA, else in the user's cache.
+
+    Raises:
+        ValueError: it is a file.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "memlib" / "data"
+    chosen = root if root is not None else os.environ.get("MEMLIB_DATA") or cache
+    folder = Path(chosen).expanduser().absolute()
+    if folder.is_file():
+        raise ValueError(f"the data folder is '{folder}', which is a file; allowed: a folder, or a new name")
+    return folder
+
+
+def ensure_files(name: str, root: Path) -> None:
+    """Download what is missing; FileNotFoundError where that fails, ValueError for damaged files."""
+    files = {root / file: md5 for file, md5 in FILES[name].items()}
+    missing = [str(path) for path in files if not path.exists()]
+    if missing and name not in TORCHVISION:
+        raise FileNotFoundError(
+            f"{name!r} has no public source and is missing: {', '.join(missing)}; "
+            "set MEMLIB_DATA, or the argument root, to the folder that has its files"
+        )
+    if missing:
+        from torchvision import datasets
+
+        source = TORCHVISION[name]
+        try:
+            getattr(datasets, source)(root, download=True)
+        except Exception as error:  # network, disk, archive and gdown errors share no other base class
+            raise FileNotFoundError(
+                f"{name!r} is incomplete in {root}; download failed with {type(error).__name__}: {error}\n"
+                f"Missing: {', '.join(str(path) for path in files if not path.exists())}\n"
+                "Set MEMLIB_DATA, or the argument root, to the folder that has them, or download them where "
+                "there is a network, to a folder DATA that can be written:\n"
+                f"  python -c \"from torchvision.datasets import {source}; {source}('DATA', download=True)\""
+            ) from error
+    damaged = [str(path) for path, md5 in files.items() if md5 and fingerprint(path, "md5") != md5]
+    if damaged:
+        raise ValueError(f"{name!r} is damaged: delete these files and load it again: {', '.join(damaged)}")
+
+
+def fingerprint(path: Path, algorithm: str) -> str:
+    """Hexadecimal digits of a file's hash: "md5" or "sha256"."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def _load_digits(split: str) -> ImageSet:
@@ -213,7 +209,6 @@ def _load_patches(split: str) -> ImageSet:
 
 
 def _load_torchvision(name: str, split: str, root: Path) -> ImageSet:
-    ensure_files(name, root)
     from torchvision import datasets
 
     source = getattr(datasets, TORCHVISION[name])(root, train=split == "train")
@@ -228,24 +223,17 @@ def _load_torchvision(name: str, split: str, root: Path) -> ImageSet:
 
 
 def _load_cifar10_jpeg(split: str, root: Path) -> ImageSet:
-    ensure_files("cifar10-jpeg", root)
     with zipfile.ZipFile(root / f"cifar10-jpeg-{split}.zip") as archive:
         paths = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
         images = read_images(
-            paths,
-            (3, SIZE, SIZE),
-            lambda image: image.convert("RGB"),
-            lambda path: io.BytesIO(archive.read(path)),
+            paths, (3, SIZE, SIZE), lambda i: i.convert("RGB"), lambda path: io.BytesIO(archive.read(path))
         )
-    names = [Path(path).parent.name for path in paths]
-    classes, labels = np.unique(names, return_inverse=True)
-    classes = tuple(classes.tolist())
-    return ImageSet(images, labels.astype(np.int64), classes, "cifar10-jpeg", split, np.arange(len(paths)))
+    classes = [Path(path).parent.name for path in paths]
+    return replace(ImageSet.of(images, classes, "cifar10-jpeg"), split=split)
 
 
 def _load_celeba(split: str, root: Path) -> ImageSet:
     # torchvision accepts an extracted copy only together with five annotation files that are not needed here.
-    ensure_files("celeba", root)
     partition, folder = (root / file for file in FILES["celeba"])
     wanted = str(SPLITS["celeba"].index(split))
     paths = []
@@ -258,90 +246,65 @@ def _load_celeba(split: str, root: Path) -> ImageSet:
     if not paths:
         raise ValueError(f"{partition} lists no image of split {split!r} (number {wanted})")
     images = read_images(paths, (3, SIZE, SIZE), _crop_face)
-    labels = np.zeros(len(paths), np.int64)
-    return ImageSet(images, labels, ("face",), "celeba", split, np.arange(len(paths)))
-
-
-def _draw_split(n: int, n_test: int, split: str) -> np.ndarray:
-    order = np.random.default_rng(SPLIT_SEED).permutation(n)
-    return np.sort(order[:n_test] if split == "test" else order[n_test:])
+    return replace(ImageSet.of(images, ["face"] * len(paths), "celeba"), split=split)
 
 
 def _load_folder(path: Path, split: str, size: int) -> ImageSet:
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder: 'folder:PATH' expects a folder of images")
-    parts = find_splits(path)
-    check_known(f"split of {path}", split, tuple(parts) or ("train", "test"))
-    if parts:
-        paths, labels, classes, everything = list_split(parts, split, path.name)
-        index = np.arange(len(paths))
-    else:
-        everything, labels, classes = list_images(path, path.name)
-        if len(everything) < 2:
-            raise ValueError(f"{path} holds one image: at least two are needed for train and test")
-        index = _draw_split(len(everything), max(1, round(len(everything) / 5)), split)
-        paths, labels = [everything[i] for i in index], labels[index]
-    # Decided over all splits, so that a model trained on one fits the others.
-    mode, channels = ("RGB", 3) if any(has_color(file) for file in everything) else ("L", 1)
-    images = read_images(paths, (channels, size, size), lambda image: fit_square(image, mode, size))
-    return ImageSet(images, labels, classes, f"folder:{path}", split, index)
-
-
-def _crop_face(image: Image.Image) -> Image.Image:
-    if image.size != (178, 218):
-        raise ValueError(f"expected the aligned 178x218 image, got {image.width}x{image.height}")
-    return image.convert("RGB").crop((15, 40, 163, 188)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-
-
-def find_splits(path: Path) -> dict[str, Path]:
-    """Folders of the splits `train`, `valid` and `test`; empty where a folder is not divided so.
-
-    Where there is no `test`, `valid` stands in for it.
-    """
     parts = {part: path / part for part in ("train", "valid", "test") if (path / part).is_dir()}
-    if "train" not in parts or len(parts) == 1:
-        return {}
-    parts.setdefault("test", path / "valid")
-    return parts
-
-
-def list_split(
-    parts: dict[str, Path], split: str, name: str
-) -> tuple[list[str], np.ndarray, tuple[str, ...], list[str]]:
-    """What `list_images` gives for one split, and the paths of all; ValueError where their classes differ."""
-    listings = {part: list_images(folder, name) for part, folder in parts.items()}
-    paths, labels, classes = listings[split]
+    divided = "train" in parts and len(parts) > 1
+    if divided:
+        parts.setdefault("test", path / "valid")
+    check_known(f"split of {path}", split, parts if divided else ("train", "test"))
+    places = parts if divided else {split: path}
+    listings = {part: _list_images(place, path.name) for part, place in places.items()}
+    files, labels, classes = listings[split]
     for part, (_, _, others) in listings.items():
         if others != classes:
-            both = f"{classes} in {parts[split]}, {others} in {parts[part]}"
+            both = f"{classes} in {places[split]}, {others} in {places[part]}"
             raise ValueError(f"classes differ: {both}; allowed: the same in every split")
-    return paths, labels, classes, [file for files, _, _ in listings.values() for file in files]
+    if len(files) < 2 and not divided:
+        raise ValueError(f"{path} holds one image: at least two are needed for train and test")
+    n, n_test = len(files), max(1, round(len(files) / 5))
+    index = np.arange(n) if divided else _draw_split(n, n_test, split)
+    # Decided over all splits, so that a model trained on one fits the others.
+    colored = any(_has_color(file) for files, _, _ in listings.values() for file in files)
+    mode, channels = ("RGB", 3) if colored else ("L", 1)
+    chosen = [files[i] for i in index]
+    images = read_images(chosen, (channels, size, size), lambda image: _fit_square(image, mode, size))
+    return ImageSet(images, labels[index], classes, f"folder:{path}", split, index)
 
 
-def list_images(folder: Path, name: str) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+def _list_images(folder: Path, name: str) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
     """Paths (n) in ImageFolder's order, labels int64 (n,), classes: only `name` where no subfolder is one."""
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
     classes = sorted(item.name for item in folder.iterdir() if item.is_dir() and item.name[0] != ".")
     places = [folder / item for item in classes] or [folder]
-    samples = []
+    files, labels = [], []
     for label, place in enumerate(places):
         found = make_dataset(place.parent, {place.name: label}, IMG_EXTENSIONS, allow_empty=True)
-        visible = [(file, k) for file, k in found if os.sep + "." not in file.removeprefix(str(place))]
+        visible = [file for file, _ in found if os.sep + "." not in file.removeprefix(str(place))]
         if not visible:
             raise FileNotFoundError(f"no image in {place}: expected any of {' '.join(IMG_EXTENSIONS)}")
-        samples += visible
-    labels = np.array([label for _, label in samples], np.int64)
-    return [file for file, _ in samples], labels, tuple(classes) or (name,)
+        files += visible
+        labels += [label] * len(visible)
+    return files, np.array(labels, np.int64), tuple(classes) or (name,)
 
 
-def has_color(path: str) -> bool:
+def _has_color(path: str) -> bool:
     """Whether a file holds a color image; False where it cannot be read."""
     try:
         with Image.open(path) as image:
             return image.mode not in ("1", "L", "LA", "La", "F") and not image.mode.startswith("I")
     except (OSError, ValueError, Image.DecompressionBombError):  # named when its split is read
         return False
+
+
+def _draw_split(n: int, n_test: int, split: str) -> np.ndarray:
+    order = np.random.default_rng(SPLIT_SEED).permutation(n)
+    return np.sort(order[:n_test] if split == "test" else order[n_test:])
 
 
 def read_images(
@@ -375,7 +338,13 @@ def read_images(
     return images
 
 
-def fit_square(image: Image.Image, mode: str, size: int) -> Image.Image:
+def _crop_face(image: Image.Image) -> Image.Image:
+    if image.size != (178, 218):
+        raise ValueError(f"expected the aligned 178x218 image, got {image.width}x{image.height}")
+    return image.convert("RGB").crop((15, 40, 163, 188)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+
+
+def _fit_square(image: Image.Image, mode: str, size: int) -> Image.Image:
     """Upright, in Pillow's mode "L" or "RGB", shorter side to `size` (bilinear, antialias), center crop."""
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":

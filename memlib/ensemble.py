@@ -5,7 +5,6 @@ one model after the other. Every model has its own observations, noise and batch
 """
 
 import copy
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from memlib.device import check_precision, products
 from memlib.experiment import Precision
-from memlib.models import VAE, Likelihood
+from memlib.models import SIDE, VAE, Likelihood
 
 Tick = Callable[[int], object]  # is told how many image-model pairs have been done since the last call
 
@@ -27,12 +26,12 @@ class Ensemble:
     """E models of one architecture.
 
     Attributes:
-        template: the architecture; its own parameters are not used.
+        template: the architecture, on the meta device: without values. Its mode is that of all models.
         params: parameters by name, each (E, ...), leaves that require gradients. Weights of linear layers are
             transposed, (E, in, out): so products, their gradients and Adam need no copies.
         buffers: batch-norm statistics by name, each (E, ...).
-        precision: of products and convolutions while training and scoring; samples and reconstructions are
-            float32.
+        precision: of products and convolutions, in training and scoring alike; samples and reconstructions
+            are float32.
     """
 
     template: VAE
@@ -55,10 +54,10 @@ class Ensemble:
     def stack(
         cls, models: Sequence[VAE], device: torch.device | str = "cpu", precision: Precision = "float32"
     ) -> "Ensemble":
-        """Stack models of one architecture; they are copied to `device`."""
+        """Stack models of one architecture; they are copied to `device`, and stay as they are."""
         params, buffers = stack_module_state(list(models))
-        state = {name: tensor.detach() for name, tensor in (params | buffers).items()}
-        return cls._from_tensors(models[0], state, torch.device(device), precision)
+        state = {name: tensor.detach().cpu().numpy() for name, tensor in (params | buffers).items()}
+        return cls.from_state(models[0], state, device, precision)
 
     @classmethod
     def from_state(
@@ -68,19 +67,14 @@ class Ensemble:
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
     ) -> "Ensemble":
-        """The ensemble whose `state()` was stored; `template` may live on the meta device."""
-        tensors = {name: torch.tensor(array) for name, array in state.items()}
-        return cls._from_tensors(template, tensors, torch.device(device), precision)
-
-    @classmethod
-    def _from_tensors(
-        cls, template: VAE, state: dict[str, Tensor], device: torch.device, precision: Precision
-    ) -> "Ensemble":
+        """The ensemble whose `state()` was stored; of `template` only the architecture counts."""
+        template = copy.deepcopy(template).to("meta")
         transposed, params = _linear_weights(template), {}
+        tensors = {name: torch.tensor(array, device=device) for name, array in state.items()}
         for name, _ in template.named_parameters():
-            p = state[name].mT if name in transposed else state[name]
-            params[name] = p.to(device).contiguous().requires_grad_()
-        buffers = {name: state[name].to(device) for name, _ in template.named_buffers()}
+            p = tensors[name].mT if name in transposed else tensors[name]
+            params[name] = p.contiguous().requires_grad_()
+        buffers = {name: tensors[name] for name, _ in template.named_buffers()}
         return cls(template, params, buffers, precision)
 
     def __len__(self) -> int:
@@ -142,8 +136,8 @@ class Ensemble:
             return vmap(call)(tensors, inputs)
         # unbind gives views: batch norm updates the stacked statistics through them
         columns = {name: t.unbind() for name, t in tensors.items()}
-        each = [({name: column[e] for name, column in columns.items()}, inputs[e]) for e in range(len(self))]
-        return tuple(map(torch.stack, zip(*itertools.starmap(call, each), strict=True)))
+        each = [call({name: t[e] for name, t in columns.items()}, x) for e, x in enumerate(inputs)]
+        return tuple(map(torch.stack, zip(*each, strict=True)))
 
     @torch.no_grad()
     def unstack(self) -> list[VAE]:
@@ -151,10 +145,9 @@ class Ensemble:
 
         Without convolutions and at float32 they share the ensemble's memory.
         """
-        template = copy.deepcopy(self.template).to(device="meta").train(False)
         models = []
         for e in range(len(self)):
-            vae = copy.deepcopy(template)
+            vae = copy.deepcopy(self.template).train(False)
             vae.load_state_dict({name: t[e].detach() for name, t in self._named().items()}, assign=True)
             for layer in vae.modules():
                 convolution = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
@@ -235,13 +228,18 @@ def sample(
     """
     model.train(False)
     blocks = []
-    for size in [batch_size] * (count // batch_size) + [count % batch_size] * (count % batch_size > 0):
-        z = torch.randn(
-            (len(model), size, model.latent_dim), generator=generator, device=model.device, dtype=model.dtype
-        )
+    for start in range(0, count, batch_size):
+        shape = len(model), min(batch_size, count - start), model.latent_dim
+        z = draws(torch.randn, shape, generator, model.dtype)
         with products("float32", model.device):
             blocks.append(_to_uint8(model.likelihood.pixels(*model.decode(z))))
-    return np.concatenate(blocks, axis=1).reshape(len(model), count, channels, 32, 32)
+    return np.concatenate(blocks, axis=1).reshape(len(model), count, channels, SIDE, SIDE)
+
+
+def _mean_code(model: Ensemble, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mean of q(z | x) for perturbed `images` (B, C, H, W), (E, B, Z)."""
+    x = images.flatten(1).expand(len(model), -1, -1)  # (B, C, H, W) -> (E, B, D)
+    return model.encode(perturbed(model.likelihood, x, generator, model.dtype))[0]
 
 
 @torch.no_grad()
@@ -252,10 +250,9 @@ def reconstruct(model: Ensemble, images: NDArray[np.uint8], generator: torch.Gen
         uint8 (E, n, C, H, W).
     """
     model.train(False)
-    x = torch.tensor(images, device=model.device).flatten(1).expand(len(model), -1, -1)
     with products("float32", model.device):
-        mu, _ = model.encode(perturbed(model.likelihood, x, generator, model.dtype))
-        pixels = model.likelihood.pixels(*model.decode(mu))
+        z = _mean_code(model, torch.tensor(images, device=model.device), generator)
+        pixels = model.likelihood.pixels(*model.decode(z))
     return _to_uint8(pixels).reshape(len(model), *images.shape)
 
 
@@ -269,10 +266,7 @@ def latent_means(
         float64 (E, n, Z).
     """
     model.train(False)
-    blocks = []
-    for start in range(0, len(images), batch_size):
-        x = torch.tensor(images[start : start + batch_size], device=model.device).flatten(1)
-        x = x.expand(len(model), -1, -1)  # (B, D) -> (E, B, D)
-        with products("float32", model.device):
-            blocks.append(model.encode(perturbed(model.likelihood, x, generator, model.dtype))[0])
+    with products("float32", model.device):
+        batches = torch.tensor(images, device=model.device).split(batch_size)
+        blocks = [_mean_code(model, batch, generator) for batch in batches]
     return torch.cat(blocks, dim=1).double().cpu().numpy()

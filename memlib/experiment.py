@@ -116,18 +116,24 @@ class Experiment:
         """Importance samples of an image that is scored again."""
         return self.num_samples * self.rescoring
 
-    def stream(self, purpose: Stream, repeat: int | None = None) -> np.random.Generator:
-        """The random stream of a purpose in a repeat (None: of the model of all images)."""
-        key = (int(purpose), 0 if repeat is None else repeat + 1)
+    def stream(
+        self, purpose: Stream, repeat: int | None = None, epoch: int | None = None
+    ) -> np.random.Generator:
+        """The random stream of a purpose in a repeat (None: of the model of all images), or at an epoch."""
+        key = (int(purpose), 0 if repeat is None else repeat + 1, *([] if epoch is None else [epoch]))
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def torch_stream(
-        self, purpose: Stream, repeat: int | None = None, device: "torch.device | str" = "cpu"
+        self,
+        purpose: Stream,
+        repeat: int | None = None,
+        device: "torch.device | str" = "cpu",
+        epoch: int | None = None,
     ) -> "torch.Generator":
         """The same as a PyTorch generator on a device."""
         import torch
 
-        seed = int(self.stream(purpose, repeat).integers(2**63))
+        seed = int(self.stream(purpose, repeat, epoch).integers(2**63))
         return torch.Generator(device).manual_seed(seed)
 
     def load_images(self) -> ImageSet:
@@ -151,14 +157,8 @@ class Experiment:
         """One model; without a generator a template without values."""
         from memlib.models import build_vae
 
-        return build_vae(
-            self.architecture,
-            self.likelihood,
-            channels=channels,
-            latent_dim=self.latent_dim,
-            width=self.width,
-            generator=generator,
-        )
+        sizes = {"channels": channels, "latent_dim": self.latent_dim, "width": self.width}
+        return build_vae(self.architecture, self.likelihood, **sizes, generator=generator)
 
 
 # image sets are read-only, so callers may share them

@@ -1,18 +1,24 @@
-"""What can be said of scores: intervals, p-values, and a list with a known rate of false discoveries."""
+"""What can be said of scores: their errors, what is memorized beyond chance, and how many repeats it takes.
 
-import itertools
+`interval` and `rank_correlation` give confidence intervals, `null_mean` what the estimator makes of noise,
+`p_values` and `memorized` a list with a known rate of false discoveries; `stability`, `reliability` and
+`repeats_needed` say how well a second run would agree.
+"""
+
 import math
 from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
-from memlib.memorization import Estimator, check_log_px, checked_arrays, exchanged, memorization
+from memlib.checks import Floats, Ints, check_one_of, check_range, check_share
+from memlib.memorization import Estimator, checked_arrays, exchanged, memorization
+
+Score = Literal["paper", "matched", "gap"]
 
 DRAWS = 9999  # random choices behind p-values
-_LOWEST = -1e30  # instead of minus infinity, which no sum can be taken of
 
 
 def interval(scores: xr.Dataset, level: float = 0.9, name: str = "M") -> tuple[xr.DataArray, xr.DataArray]:
@@ -33,13 +39,10 @@ def interval(scores: xr.Dataset, level: float = 0.9, name: str = "M") -> tuple[x
     Raises:
         ValueError: a level or name that is not allowed.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; allowed: between 0 and 1")
-    if name not in ("U", "V", "M"):
-        raise ValueError(f"name is {name!r}; allowed: U, V, M")
+    check_share(level=level)
+    check_one_of("UVM", name=name)
     repeats = scores.gap.sizes["repeat"]
-    factor = stats.t.ppf((1 + level) / 2, repeats - 1) if repeats > 1 else math.nan
-    reach = factor * scores[f"{name}_se"]
+    reach = stats.t.ppf((1 + level) / 2, repeats - 1) * scores[f"{name}_se"]
     return scores[name] - reach, scores[name] + reach
 
 
@@ -63,11 +66,9 @@ def rank_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[f
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape or len(a) < 4 or np.isnan(a).any() or np.isnan(b).any():
-        raise ValueError(
-            f"a and b must be numbers (n,), n at least 4, without NaN, got {a.shape} and {b.shape}"
-        )
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; allowed: between 0 and 1")
+        given = f"{a.shape} and {b.shape}"
+        raise ValueError(f"a and b must be numbers (n,), n at least 4, without NaN, got {given}")
+    check_share(level=level)
     if (a == a[0]).all() or (b == b[0]).all():
         return math.nan, math.nan, math.nan
     rank = round(float(stats.spearmanr(a, b).statistic), 12)  # exactly 1 for equal orders
@@ -101,8 +102,7 @@ def null_mean(
         ValueError: exchanges < 1, observations that are impossible under all models, or what `exchanged` and
             `memorization` refuse.
     """
-    if exchanges < 1:
-        raise ValueError(f"exchanges is {exchanges}; allowed: 1 or more")
+    check_range(1, exchanges=exchanges)
     last = result[["log_px", "fold_of"]].isel(epoch=[-1])
     if lost := int(np.isneginf(last.log_px).all(("repeat", "fold")).sum()):
         raise ValueError(f"log_px is -inf under all models for {lost} observations; allowed: none")
@@ -142,43 +142,36 @@ def p_values(result: xr.Dataset, draws: int = DRAWS, seed: int = 0) -> xr.DataAr
 
     Source: Phipson & Smyth (2010) for the p-values of random choices.
     """
-    for name, value, least in (("draws", draws, 1), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    check_range(1, draws=draws)
+    check_range(0, seed=seed)
     log_px, fold_of = checked_arrays(result)
-    check_log_px(log_px.values)
     L, K, n = log_px.shape[1:]
-    choices, exact = _choices(L, K, draws, np.random.default_rng(seed))
+    if exact := K**L <= draws:
+        choices = np.indices((K,) * L).reshape(L, -1).T  # (K^L, L)
+    else:
+        choices = np.random.default_rng(seed).integers(K, size=(draws, L))
     # a repeat's models by their distance from the held-out one: 0 is that itself
     shifted = (fold_of[:, None, :] + np.arange(K)[:, None]) % K  # (L, K, n)
     p = np.empty((len(log_px), n))
     for epoch, values in enumerate(log_px.values):
         own = np.take_along_axis(values.astype(np.float64), shifted, axis=1)
-        hits = _count_lower(np.maximum(own, _LOWEST), choices)
+        hits = _count_lower(own, choices)
         p[epoch] = hits / len(choices) if exact else (1 + hits) / (1 + len(choices))
     coords = {name: c for name, c in result.coords.items() if set(c.dims) <= {"epoch", "observation"}}
     return xr.DataArray(p, dims=("epoch", "observation"), coords=coords, name="p_value")
 
 
-def _choices(L: int, K: int, draws: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], bool]:
-    """Models chosen, one of each repeat, (choices, L), and whether these are all there are."""
-    if K**L <= draws:
-        return np.array(list(itertools.product(range(K), repeat=L))), True
-    return rng.integers(K, size=(draws, L)), False
-
-
-def _count_lower(
-    own: NDArray[np.float64], choices: NDArray[np.int64], block: int = 2**22
-) -> NDArray[np.int64]:
+def _count_lower(own: Floats, choices: Ints) -> Ints:
     """How many choices have a sum at or below that of the held-out models, (n,), from (L, K, n)."""
     L, K, n = own.shape
+    own = np.maximum(own, -1e30)  # of minus infinity there is no difference
     # sums of chosen entries as a product with ones and zeros; differences from the held-out, for accuracy
     difference = (own - own[:, :1]).reshape(L * K, n)
     chosen = np.zeros((len(choices), L * K))
     chosen[np.arange(len(choices))[:, None], np.arange(L) * K + choices] = 1
-    size = max(1, block // len(choices))
-    parts = [(chosen @ difference[:, i : i + size] <= 0).sum(axis=0) for i in range(0, n, size)]
-    return np.concatenate(parts)
+    size = max(1, 2**22 // len(choices))  # observations at once, so that memory stays bounded
+    parts = np.split(difference, range(size, n, size), axis=1)
+    return np.concatenate([(chosen @ part <= 0).sum(axis=0) for part in parts])
 
 
 def memorized(result: xr.Dataset, rate: float = 0.1, draws: int = DRAWS, seed: int = 0) -> xr.DataArray:
@@ -201,14 +194,10 @@ def memorized(result: xr.Dataset, rate: float = 0.1, draws: int = DRAWS, seed: i
 
     Source: Benjamini & Hochberg (1995).
     """
-    if not 0 < rate < 1:
-        raise ValueError(f"rate is {rate}; allowed: between 0 and 1")
+    check_share(rate=rate)
     p = p_values(result, draws, seed)
     adjusted = stats.false_discovery_control(p.values, axis=1)
     return p.copy(data=adjusted <= rate).rename("memorized")
-
-
-Score = Literal["paper", "matched", "gap"]
 
 
 def stability(result: xr.Dataset, score: Score = "matched", draws: int = 20, seed: int = 0) -> xr.Dataset:
@@ -232,11 +221,9 @@ def stability(result: xr.Dataset, score: Score = "matched", draws: int = 20, see
         ValueError: fewer than 2 repeats, another score, draws or seed that are not allowed, or what
             `memorization` refuses.
     """
-    if score not in get_args(Score):
-        raise ValueError(f"score is {score!r}; allowed: {', '.join(get_args(Score))}")
-    for name, value, least in (("draws", draws, 1), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    check_one_of(get_args(Score), score=score)
+    check_range(1, draws=draws)
+    check_range(0, seed=seed)
     last = result[["log_px", "fold_of"]].isel(epoch=[-1])
     L = last.sizes["repeat"]
     if L < 2:
@@ -253,7 +240,7 @@ def stability(result: xr.Dataset, score: Score = "matched", draws: int = 20, see
     return xr.Dataset({"rank": (dims, rank), "error": (dims, error)}, coords={"repeats": list(sizes)})
 
 
-def _scores(result: xr.Dataset, score: Score) -> NDArray[np.float64]:
+def _scores(result: xr.Dataset, score: Score) -> Floats:
     if score == "gap":
         return memorization(result).gap.values[0].mean(axis=0)
     return memorization(result, score).M.values[0]
@@ -277,7 +264,8 @@ def reliability(rank: float, repeats: int, wanted: int) -> float:
     >>> reliability(0.5, 1, 4), round(reliability(0.8, 4, 1), 9)
     (0.8, 0.5)
     """
-    _check(rank, repeats=repeats, wanted=wanted)
+    check_range(0, 1, rank=rank)
+    check_range(1, repeats=repeats, wanted=wanted)
     return wanted * rank / (wanted * rank + repeats * (1 - rank))
 
 
@@ -287,24 +275,17 @@ def repeats_needed(rank: float, repeats: int, target: float) -> float:
     The inverse of `reliability`; a whole number, or infinity where runs do not agree at all.
 
     Raises:
-        ValueError: a rank correlation above 1, a target that is not between 0 and 1, fewer than one repeat.
+        ValueError: a rank correlation outside of -1..1, a target that is not between 0 and 1, fewer than one
+            repeat.
 
     >>> repeats_needed(0.5, 1, 0.8), repeats_needed(0.0, 3, 0.8)
     (4, inf)
     """
-    if not 0 < target < 1:
-        raise ValueError(f"target is {target}; allowed: between 0 and 1")
-    _check(max(rank, 0.0), repeats=repeats)
+    check_share(target=target)
+    check_range(-1, 1, rank=rank)
+    check_range(1, repeats=repeats)
     if rank <= 0:
         return math.inf
     if rank == 1:
         return 1
     return max(1, math.ceil(round(repeats * target * (1 - rank) / (rank * (1 - target)), 9)))
-
-
-def _check(rank: float, **counts: int) -> None:
-    if not 0 <= rank <= 1:
-        raise ValueError(f"rank is {rank}; allowed: 0 to 1")
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} is {count}; allowed: 1 or more")

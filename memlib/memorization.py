@@ -15,6 +15,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from memlib.checks import Bools, Floats, Ints, check_one_of, check_range, check_share
+
 Estimator = Literal["paper", "matched"]
 
 _DIMS = {"log_px": ("epoch", "repeat", "fold", "observation"), "fold_of": ("repeat", "observation")}
@@ -31,17 +33,17 @@ class Scores(NamedTuple):
     has M of the matched estimator, and M of the paper's has not.
     """
 
-    U: NDArray[np.float64]
-    V: NDArray[np.float64]
-    M: NDArray[np.float64]
-    U_se: NDArray[np.float64]
-    V_se: NDArray[np.float64]
-    M_se: NDArray[np.float64]
-    M_se_sampling: NDArray[np.float64]
-    gap: NDArray[np.float64]
+    U: Floats
+    V: Floats
+    M: Floats
+    U_se: Floats
+    V_se: Floats
+    M_se: Floats
+    M_se_sampling: Floats
+    gap: Floats
 
 
-def fold_assignment(n: int, folds: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def fold_assignment(n: int, folds: int, rng: np.random.Generator) -> Ints:
     """Assign n observations at random to folds whose sizes differ by one at most.
 
     Args:
@@ -64,17 +66,13 @@ def fold_assignment(n: int, folds: int, rng: np.random.Generator) -> NDArray[np.
     return fold_of
 
 
-def log_mean_exp(
-    values: NDArray[np.float64], axis: int | tuple[int, ...], where: NDArray[np.bool_] | None = None
-) -> NDArray[np.float64]:
-    """Logarithm of the mean of exp(values) over `axis`, of the entries where `where` holds; float64."""
+def log_mean_exp(values: Floats, axis: int) -> Floats:
+    """Logarithm of the mean of exp(values) over `axis`, float64; -inf where all are."""
     values = np.asarray(values, dtype=np.float64)
-    mask = np.ones(values.shape, bool) if where is None else np.broadcast_to(where, values.shape)
-    top = np.max(values, axis=axis, keepdims=True, initial=-np.inf, where=mask)
-    shift = np.where(np.isfinite(top), top, 0.0)  # all -inf: the mean of exp is 0 and its logarithm -inf
-    total = np.sum(np.exp(values - shift, where=mask, out=np.zeros(values.shape)), axis=axis)
+    top = values.max(axis=axis, keepdims=True)
+    shift = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):
-        return np.log(total) - np.log(mask.sum(axis=axis)) + np.squeeze(shift, axis=axis)
+        return np.log(np.exp(values - shift).mean(axis=axis)) + shift.squeeze(axis)
 
 
 def memorization_scores(
@@ -112,90 +110,29 @@ def memorization_scores(
 
     Source: eq. (3) and the K-fold estimator of section 3; Efron & Stein (1981) for the jackknife.
     """
+    check_one_of(get_args(Estimator), estimator=estimator)
     log_px, fold_of = np.asarray(log_px), np.asarray(fold_of)
-    _check(log_px, fold_of)
-    if estimator not in get_args(Estimator):
-        raise ValueError(f"estimator is {estimator!r}; allowed: {', '.join(get_args(Estimator))}")
-    check_log_px(log_px)
-    log_px = log_px.astype(np.float64, copy=False)
+    _check_arrays(log_px, fold_of)
 
-    seen, left = _seen_and_left(log_px, fold_of)
+    seen, left = _seen_and_left(log_px.astype(np.float64, copy=False), fold_of)
     U, U_weight, U_without = _log_means(seen, estimator)
     V, V_weight, V_without = _log_means(left, estimator)
     sampling = np.full(U.shape, np.nan)
     if variance is not None:
-        seen_variance, left_variance = _seen_and_left(_checked_variance(variance, log_px), fold_of)
-        sampling = np.sqrt(_propagated(U_weight, seen_variance) + _propagated(V_weight, left_variance))
-    with np.errstate(invalid="ignore"):  # of two infinite scores there is no difference
-        errors = [_jackknife(without) for without in (U_without, V_without, U_without - V_without)]
+        variance = np.asarray(variance, dtype=np.float64)
+        if variance.shape != log_px.shape:
+            raise ValueError(f"variance has shape {variance.shape}; allowed: that of log_px, {log_px.shape}")
+        if bad := int((~(variance >= 0)).sum()):
+            raise ValueError(f"variance is negative or NaN {bad} times; allowed: 0 or more")
+        of_seen, of_left = _seen_and_left(variance, fold_of)
+        sampling = np.sqrt(_propagated(U_weight, of_seen) + _propagated(V_weight, of_left))
+    with np.errstate(invalid="ignore"):  # of infinite scores there is neither a difference nor an error
+        without = U_without, V_without, U_without - V_without
+        errors = [np.sqrt((len(w) - 1) * w.var(axis=0)) for w in without]  # the jackknife
         return Scores(U, V, U - V, *errors, sampling, seen.mean(-2) - left[..., 0, :])
 
 
-def check_log_px(log_px: NDArray) -> None:
-    """Refuse log-probabilities that are NaN or +inf.
-
-    Raises:
-        ValueError: there are some.
-    """
-    nan, inf = np.isnan(log_px).sum(), np.isposinf(log_px).sum()
-    if nan or inf:
-        raise ValueError(f"log_px is NaN {nan} times and +inf {inf} times; allowed: finite numbers and -inf")
-
-
-def others(fold_of: NDArray[np.integer], K: int) -> NDArray[np.integer]:
-    """The folds of every repeat that an observation is not in, ascending, (L, K - 1, n), from (L, n)."""
-    folds = np.arange(K - 1)[:, None]
-    return folds + (folds >= fold_of[:, None, :])
-
-
-def _seen_and_left(
-    values: NDArray[np.float64], fold_of: NDArray[np.integer]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of (..., L, K, n) what belongs to the models that trained on each observation, (..., L, K - 1, n), and
-    to those that did not, (..., L, 1, n)."""
-    indices = others(fold_of, values.shape[-2]), fold_of[:, None, :]
-    first, second = (
-        np.take_along_axis(values, np.broadcast_to(i, values.shape[:-3] + i.shape), axis=-2) for i in indices
-    )
-    return first, second
-
-
-def _log_means(
-    log_px: NDArray[np.float64], estimator: Estimator
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """The estimate (..., n) from (..., L, J, n), its derivatives (..., L, J, n), and the estimates without
-    each repeat (L, ..., n), NaN if there is one only."""
-    L, J = log_px.shape[-3:-1]
-    # one logarithm of a mean per repeat; repeats have equal counts, so their means average
-    blocks = log_px if estimator == "matched" else log_mean_exp(log_px, -2)[..., None, :]
-    means = log_mean_exp(blocks, -3)  # (..., J or 1, n)
-    with np.errstate(invalid="ignore"):
-        weight = np.nan_to_num(np.exp(log_px - means[..., None, :, :])) / (L * J)  # zero where p is zero
-    if L == 1:
-        return means.mean(-2), weight, np.full((1, *means.mean(-2).shape), np.nan)
-    rest = [np.arange(L) != k for k in range(L)]
-    without = [log_mean_exp(blocks[..., keep, :, :], -3).mean(-2) for keep in rest]
-    return means.mean(-2), weight, np.array(without)
-
-
-def _propagated(weight: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Variance (..., n) of an estimate from its derivatives and the variances of its terms (..., L, J, n)."""
-    squares = weight**2
-    # a variance that is infinite counts only where the term does
-    parts = np.multiply(squares, variance, where=squares > 0, out=np.zeros(squares.shape))
-    return parts.sum((-3, -2))
-
-
-def _checked_variance(variance: NDArray[np.floating], log_px: NDArray[np.float64]) -> NDArray[np.float64]:
-    variance = np.asarray(variance, dtype=np.float64)
-    if variance.shape != log_px.shape:
-        raise ValueError(f"variance has shape {variance.shape}; allowed: that of log_px, {log_px.shape}")
-    if bad := int((~(variance >= 0)).sum()):
-        raise ValueError(f"variance is negative or NaN {bad} times; allowed: 0 or more")
-    return variance
-
-
-def _check(log_px: NDArray, fold_of: NDArray) -> None:
+def _check_arrays(log_px: NDArray, fold_of: NDArray) -> None:
     if log_px.dtype.kind not in "iuf":
         raise ValueError(f"log_px has type {log_px.dtype}; allowed: numbers")
     if fold_of.dtype.kind not in "iu":
@@ -211,33 +148,61 @@ def _check(log_px: NDArray, fold_of: NDArray) -> None:
         raise ValueError(f"log_px has {K} fold; allowed: 2 or more")
     if fold_of.min() < 0 or fold_of.max() >= K:
         raise ValueError(f"fold_of has values {fold_of.min()}..{fold_of.max()}; allowed: 0..{K - 1}")
+    if not (log_px < np.inf).all():
+        nan, inf = np.isnan(log_px).sum(), np.isposinf(log_px).sum()
+        raise ValueError(f"log_px is NaN {nan} times and +inf {inf} times; allowed: finite numbers and -inf")
 
 
-def _jackknife(without: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard errors (..., n) from the estimates without each repeat (L, ..., n)."""
-    with np.errstate(invalid="ignore"):  # of infinite scores there is none
-        return np.sqrt((len(without) - 1) * without.var(axis=0))
+def _seen_and_left(values: Floats, fold_of: NDArray[np.integer]) -> tuple[Floats, Floats]:
+    """Of (..., L, K, n) what belongs to the models that trained on each observation, (..., L, K - 1, n), by
+    ascending fold, and to those that did not, (..., L, 1, n)."""
+    left = fold_of[:, None]  # (L, n) -> (L, 1, n)
+    first = np.arange(values.shape[-2] - 1)[:, None]
+    seen = first + (first >= left)  # (L, K - 1, n)
+    one, other = (np.broadcast_to(folds, values.shape[:-3] + folds.shape) for folds in (seen, left))
+    return np.take_along_axis(values, one, axis=-2), np.take_along_axis(values, other, axis=-2)
+
+
+def _log_means(log_px: Floats, estimator: Estimator) -> tuple[Floats, Floats, Floats]:
+    """The estimate (..., n) from (..., L, J, n), its derivatives (..., L, J, n), and the estimates without
+    each repeat (L, ..., n), NaN if there is one only."""
+    L, J = log_px.shape[-3:-1]
+    # one logarithm of a mean per repeat; repeats have equal counts, so their means average
+    blocks = log_px if estimator == "matched" else log_mean_exp(log_px, -2)[..., None, :]
+    means = log_mean_exp(blocks, -3)  # (..., J or 1, n)
+    estimate = means.mean(-2)
+    with np.errstate(invalid="ignore"):
+        weight = np.nan_to_num(np.exp(log_px - means[..., None, :, :])) / (L * J)  # zero where p is zero
+    if L == 1:
+        return estimate, weight, np.full((1, *estimate.shape), np.nan)
+    without = [log_mean_exp(np.delete(blocks, repeat, -3), -3).mean(-2) for repeat in range(L)]
+    return estimate, weight, np.array(without)
+
+
+def _propagated(weight: Floats, variance: Floats) -> Floats:
+    """Variance (..., n) of an estimate from its derivatives and the variances of its terms (..., L, J, n)."""
+    with np.errstate(invalid="ignore"):  # a variance that is infinite counts only where the term does
+        return np.where(weight**2 > 0, weight**2 * variance, 0).sum((-3, -2))
 
 
 def least_observations(quantile: float) -> int:
     """The fewest observations that have a quantile in 0..1: one in as many lies beyond it.
 
-    >>> least_observations(0.95), least_observations(0.999), least_observations(0.5)
-    (20, 1000, 2)
+    >>> [least_observations(quantile) for quantile in (0.05, 0.95, 0.9, 0.999, 0.5)]
+    [20, 20, 10, 1000, 2]
     """
     beyond = min(quantile, 1 - quantile)
     return math.ceil(round(1 / beyond, 6)) if beyond else 1  # 0 and 1: the extremes themselves
 
 
-def highly_memorized(M: NDArray[np.float64], quantile: float = 0.95) -> NDArray[np.bool_]:
+def highly_memorized(M: Floats, quantile: float = 0.95) -> Bools:
     """Observations with M above its own quantile, (n,): the paper's "highly memorized" (top 5 %).
 
     Raises:
         ValueError: `quantile` outside (0, 1), too few observations to have it, NaN, or so many infinite
             scores that it is none itself.
     """
-    if not 0 < quantile < 1:
-        raise ValueError(f"quantile is {quantile}; allowed: between 0 and 1")
+    check_share(quantile=quantile)
     shape, least = np.shape(M), least_observations(quantile)
     if len(shape) != 1:
         raise ValueError(f"M has shape {shape}; allowed: (n,)")
@@ -274,14 +239,11 @@ def exchanged(result: xr.Dataset, seed: int = 0) -> xr.Dataset:
         ValueError: fewer than three folds, a seed below 0, or arrays that `memorization` refuses.
     """
     log_px, fold_of = checked_arrays(result)
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; allowed: 0 or more")
+    check_range(0, seed=seed)
     K = log_px.sizes["fold"]
     if K < 3:
-        raise ValueError(
-            f"the run has {K} folds; allowed: 3 or more, two models must have seen each observation"
-        )
-    kept = np.take_along_axis(log_px.values, others(fold_of, K)[None], axis=2)
+        raise ValueError(f"the run has {K} folds; allowed: 3 or more, as two must have seen each observation")
+    kept, _ = _seen_and_left(log_px.values, fold_of)
     chosen = np.random.default_rng(seed).integers(K - 1, size=fold_of.shape)
     coords = {name: c for name, c in result.coords.items() if "fold" not in c.dims}
     variables = {"log_px": (log_px.dims, kept), "fold_of": (("repeat", "observation"), chosen)}
@@ -322,7 +284,7 @@ def memorization(result: xr.Dataset, estimator: Estimator = "paper") -> xr.Datas
     return scored
 
 
-def _sampling_variance(result: xr.Dataset, epoch: int) -> NDArray[np.float64] | None:
+def _sampling_variance(result: xr.Dataset, epoch: int) -> Floats | None:
     """Variances of `log_px` by the delta method, 1 / ESS - 1 / S, where the result has both."""
     if not {"ess", "num_samples"} <= {*result.data_vars}:
         return None
@@ -333,12 +295,10 @@ def _sampling_variance(result: xr.Dataset, epoch: int) -> NDArray[np.float64] | 
 
 
 def checked_arrays(result: xr.Dataset) -> tuple[xr.DataArray, NDArray[np.integer]]:
-    """`log_px` and `fold_of` with their dimensions in order, and shapes and folds that fit."""
+    """`log_px` and `fold_of`, dimensions in order; ValueError for what no score can be computed of."""
     if not isinstance(result, xr.Dataset):
-        kind = type(result).__name__
-        raise ValueError(
-            f"the result is of type {kind}; allowed: an xarray.Dataset with {' and '.join(_DIMS)}"
-        )
+        allowed = f"an xarray.Dataset with {' and '.join(_DIMS)}"
+        raise ValueError(f"the result is of type {type(result).__name__}; allowed: {allowed}")
     for name, dims in _DIMS.items():
         if name not in result:
             there = ", ".join(sorted(map(str, result.data_vars))) or "none"
@@ -346,5 +306,5 @@ def checked_arrays(result: xr.Dataset) -> tuple[xr.DataArray, NDArray[np.integer
         if set(given := result[name].dims) != set(dims):
             raise ValueError(f"{name} has dimensions {given}; allowed: {dims}, in any order")
     log_px, fold_of = (result[name].transpose(*dims) for name, dims in _DIMS.items())
-    _check(log_px.values, fold_of.values)
+    _check_arrays(log_px.values, fold_of.values)
     return log_px, fold_of.values

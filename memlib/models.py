@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memlib.checks import check_one_of, check_range
 from memlib.experiment import Architecture, LikelihoodName
 
 SIDE = 32  # Table 1 is made for 32 x 32 images
@@ -198,7 +199,7 @@ def _mlp(channels: int, latent_dim: int, outputs: int) -> tuple[nn.Module, int, 
     return encoder, 256, decoder
 
 
-def _conv(channels: int, latent_dim: int, outputs: int, width: int) -> tuple[nn.Module, int, nn.Module]:
+def _conv(channels: int, latent_dim: int, outputs: int, F_: int) -> tuple[nn.Module, int, nn.Module]:
     half = {"kernel_size": 4, "stride": 2, "padding": 1, "bias": False}
 
     def enc_block(c1: int, c2: int) -> list[nn.Module]:
@@ -207,7 +208,6 @@ def _conv(channels: int, latent_dim: int, outputs: int, width: int) -> tuple[nn.
     def dec_block(c1: int, c2: int, **shape: int) -> list[nn.Module]:
         return [nn.ConvTranspose2d(c1, c2, **(half | shape)), nn.BatchNorm2d(c2), nn.ReLU()]
 
-    F_ = width
     encoder = nn.Sequential(
         nn.Unflatten(-1, (channels, SIDE, SIDE)),
         *(nn.Conv2d(channels, F_, **half), nn.LeakyReLU(0.2)),  # (B, F, 16, 16)
@@ -251,25 +251,16 @@ def build_vae(
     Raises:
         ValueError: an argument outside its allowed values.
     """
-    for name, value, allowed in (
-        ("architecture", architecture, get_args(Architecture)),
-        ("likelihood", likelihood, get_args(LikelihoodName)),
-        ("channels", channels, (1, 3)),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(repr, allowed))}")
-    for name, value in (("latent_dim", latent_dim), ("width", width)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; allowed: 1 or more")
+    check_one_of(get_args(Architecture), architecture=architecture)
+    check_one_of(get_args(LikelihoodName), likelihood=likelihood)
+    check_one_of((1, 3), channels=channels)
+    check_range(1, latent_dim=latent_dim, width=width)
 
-    density = (
-        Bernoulli() if likelihood == "bernoulli" else LogitGaussian(scalar=likelihood == "gaussian-scalar")
-    )
+    bernoulli = likelihood == "bernoulli"
+    density = Bernoulli() if bernoulli else LogitGaussian(scalar=likelihood == "gaussian-scalar")
+    sizes = channels, latent_dim, density.outputs
     with torch.device("meta"):  # layers draw from the global generator when they are made with values
-        if architecture == "mlp":
-            encoder, features, decoder = _mlp(channels, latent_dim, density.outputs)
-        else:
-            encoder, features, decoder = _conv(channels, latent_dim, density.outputs, width)
+        encoder, features, decoder = _mlp(*sizes) if architecture == "mlp" else _conv(*sizes, width)
         vae = VAE(Encoder(encoder, features, latent_dim, channels), Decoder(decoder, density), density)
     if generator is not None:
         vae.to_empty(device="cpu")
@@ -291,36 +282,3 @@ def initialize_(vae: VAE, generator: torch.Generator) -> None:
             layer.reset_parameters()
         elif isinstance(layer, Decoder) and layer.log_var is not None:
             layer.log_var.fill_(INITIAL_LOG_VAR)
-
-
-def _notation(layer: nn.Module) -> str:
-    if isinstance(layer, nn.Linear):
-        return f"FC({layer.in_features}, {layer.out_features})"
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-        name = "Conv2d" if isinstance(layer, nn.Conv2d) else "ConvT2d"
-        (kernel, _), (stride, _), (padding, _) = layer.kernel_size, layer.stride, layer.padding
-        bias = "" if layer.bias is None else ", bias"
-        shape = f"kernel {kernel}, stride {stride}, padding {padding}{bias}"
-        return f"{name}({layer.in_channels}, {layer.out_channels}; {shape})"
-    if isinstance(layer, nn.BatchNorm2d):
-        return f"BN({layer.num_features})"
-    if isinstance(layer, nn.LeakyReLU):
-        return f"LReLU({layer.negative_slope})"
-    return type(layer).__name__
-
-
-def layer_table(vae: VAE) -> list[tuple[str, str, str, int]]:
-    """Every layer, read off the module in order of use, in the notation of Table 1.
-
-    Returns:
-        Rows of (part, name, layer, number of parameters), for example ("encoder", "mean", "FC(256, 16)",
-        4112).
-    """
-    rows = []
-    for part in ("encoder", "decoder"):
-        for name, layer in getattr(vae, part).named_modules():
-            if next(layer.children(), None) is None:
-                rows.append((part, name, _notation(layer), sum(p.numel() for p in layer.parameters())))
-        if vae.decoder.log_var is not None and part == "decoder":
-            rows.append((part, "log_var", f"one log-variance, starts at {INITIAL_LOG_VAR:g}", 1))
-    return rows

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memlib.checks import Floats, check_range
+
 FEWEST = 5  # largest weights below which no tail can be fitted
 _PRIOR = 10  # observations that the prior on k, 0.5, counts for
 _BLOCK = 2**22  # numbers of the fit held at once
@@ -38,13 +40,12 @@ def khat_threshold(num_samples: int) -> float:
     >>> round(khat_threshold(64), 3), round(khat_threshold(256), 3), khat_threshold(4096)
     (0.446, 0.585, 0.7)
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; allowed: 1 or more")
+    check_range(1, num_samples=num_samples)
     # up to ten samples the formula is 0 or less, as k-hat of a weight with bounds can be
     return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 10 else 0.0
 
 
-def khat_thresholds(num_samples: NDArray[np.integer]) -> NDArray[np.float64]:
+def khat_thresholds(num_samples: NDArray[np.integer]) -> Floats:
     """`khat_threshold` of every number in an array, of its shape."""
     counts, place = np.unique(num_samples, return_inverse=True)
     return np.array([khat_threshold(int(S)) for S in counts])[place].reshape(num_samples.shape)
@@ -75,16 +76,12 @@ def pareto_k(log_w: Tensor) -> Tensor:
     rows = log_w.reshape(-1, S)
     if M < FEWEST:
         return torch.full(log_w.shape[:-1], math.inf, dtype=torch.float64, device=log_w.device)
-    size = max(1, _BLOCK // (M * _grid_size(M)))
-    top = [block.topk(M + 1).values.double() for block in rows.split(size)]
-    return torch.cat([_fitted(block) for block in top]).reshape(log_w.shape[:-1])
+    grid = 30 + math.isqrt(M)
+    top = [block.topk(M + 1).values.double() for block in rows.split(max(1, _BLOCK // (M * grid)))]
+    return torch.cat([_fitted(block, grid) for block in top]).reshape(log_w.shape[:-1])
 
 
-def _grid_size(tail: int) -> int:
-    return 30 + math.isqrt(tail)
-
-
-def _fitted(top: Tensor) -> Tensor:
+def _fitted(top: Tensor, grid: int) -> Tensor:
     """k-hat of rows of log weights in descending order, (rows, M + 1); the last is the threshold."""
     x = top - top[:, :1]  # where all weights are zero, NaN
     cutoff = x[:, -1:].clamp(min=math.log(torch.finfo(x.dtype).tiny))
@@ -94,7 +91,7 @@ def _fitted(top: Tensor) -> Tensor:
     n = count.clamp(min=FEWEST).double()
     first_quartile = excess.gather(1, (n - (n / 4 + 0.5).floor()).long())
     m = 30 + n.sqrt().floor()
-    j = torch.arange(1, _grid_size(x.shape[-1] - 1) + 1, device=x.device, dtype=x.dtype)  # (grid)
+    j = torch.arange(1, grid + 1, device=x.device, dtype=x.dtype)  # (grid)
     b = (1 - (m / (j - 0.5)).sqrt()) / (3 * first_quartile) + 1 / excess[:, :1]  # (rows, grid)
     k = torch.log1p(-b[:, :, None] * excess[:, None]).sum(-1) / n
     log_likelihood = n * ((-b / k).log() - k - 1)

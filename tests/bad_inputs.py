@@ -259,11 +259,16 @@ RESULTS = [
     result_file(
         "a file of another run", lambda p: None, "learning_rate is 0.1 there and 0.001", learning_rate=0.1
     ),
-    result_file("a file of another version of memlib", lambda p: None, "version is 1 there and", version=1),
     result_file(
-        "a file of a version before records named their arrays",
+        "a file of another version of memlib",
+        lambda p: None,
+        "repeat-000.npz was written by another version of memlib; delete it",
+        version=1,
+    ),
+    result_file(
+        "a file without a record of its name",
         lambda p: np.savez(p, record=np.array("{}")),
-        "repeat-000.npz was written by an earlier version of memlib; delete it",
+        "repeat-000.npz was written by another version of memlib; delete it",
     ),
     checkpoint(
         "a checkpoint of another run", "epoch-000001.npz was computed for other settings: seed", seed=7
@@ -277,6 +282,16 @@ SURROUNDINGS = [
     variable("MEMLIB_RESULTS", "FILE", "memlib.run(experiment)", "MEMLIB_RESULTS is 'FILE', which is a file"),
     variable(
         "MEMLIB_DATA", "FILE", 'memlib.load_images("mnist")', "the data folder is 'FILE', which is a file"
+    ),
+    call("memlib.run(experiment, digits)", "held_out is a NoneType; allowed: an ImageSet for both images"),
+    call("memlib.run(experiment, digits, digits)", "num_images is 24; allowed with images at hand: 0, all"),
+    call(
+        "memlib.run(replace(experiment, num_images=0, folds=298), digits, digits)",
+        "folds is 298; allowed: at most the number of images, 297",
+    ),
+    call(
+        "memlib.run(replace(experiment, num_images=0), digits, memlib.ImageSet.of(digits.images[..., 8:]))",
+        "held_out are (1, 32, 24); allowed: (1, 32, 32), as the models take them",
     ),
     call("memlib.run(experiment, device=0)", "device is 0; allowed: cpu, cuda, cuda:N"),
     call('memlib.run(replace(experiment, precision="tf32"))', "precision is 'tf32', which only GPUs have"),

@@ -55,13 +55,13 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     bars: list[Any] = []
 
     class Bar(contextlib.nullcontext):
-        def __init__(self, total: float, title: str, enabled: bool = True):
+        def __init__(self, total: int, title: str, unit: str, enabled: bool = True):
             super().__init__(self)
             self.total, self.done = total, 0
             bars.append(self)
 
-        def update(self, flop: float) -> None:
-            self.done += flop
+        def update(self, images: int) -> None:
+            self.done += images
 
     monkeypatch.setattr("memlib.runs.run.progress_bar", Bar)
     return bars

@@ -16,10 +16,7 @@ GRID = np.linspace(-3, 3, 61)
 EDGES = [-90.0, -80.0, -75.0]
 CURVE = ([1.0, 2.0, 4.0], [0.1, 0.2, 0.0])  # means and lengths of their bars
 KHAT = np.append(RNG.normal(0.6, 0.3, N), np.inf)
-LABEL = np.resize(["honest", "copy", ""], N)
 SHARES = [0.0, 0.1, 1.0]
-GROUPS = {"honest": RHO[:40], "copies": RHO[40:]}
-CAUGHT = ([0.1, 0.2, 0.4], {"honest": [0.0, 0.1, 0.5], "copies": [0.2, 1.0, 1.0]}, 0.1)
 VALUES = np.array([[0.25, np.nan, -12.3], [1e13, 0, 417.2]])
 ROC = ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 0.75, 1.0])
 
@@ -38,23 +35,11 @@ FIGURES = {
     "known_scores": lambda: figures.known_scores([0, 1], 1, GRID, {"a": (-(GRID**2), -(GRID**2) - 1, 1)}),
     "agreement": lambda: figures.agreement(M, M + 1, "exact (nats)", "estimate (nats)"),
     "convergence": lambda: figures.convergence([1, 2], [[0.0, 1.0], [2.0, 4.0]]),
-    "cost_by_samples": lambda: figures.cost_by_samples([1, 2, 4], {"a": (3.0, [1, 2, 4], 2)}, "hours"),
     "error_bars": lambda: figures.error_bars([1, 2, 4], {"a": CURVE, "b": CURVE}, "x", "y (nats)", 0, True),
     "intervals": lambda: figures.intervals(M, M - 1, M + 2, HIGH, ("listed", "others")),
     "weight_health": lambda: figures.weight_health({"a": KHAT, "b": KHAT + 0.1}, 0.58),
     "group_rows": lambda: figures.group_rows(COLOR, [range(14), [3, 5]], ["automobile,\n14 times", "b"]),
-    "class_counts": lambda: figures.class_counts(
-        ["a", "b"], {"groups": [3, 0], "images": [9, 1]}, "in training set"
-    ),
-    "by_threshold": lambda: figures.by_threshold(
-        [0.8, 0.9], {n: {"a": [9, 3], "b": [20, 0]} for n in "xyz"}, 0.8
-    ),
     "by_share": lambda: figures.by_share(SHARES, {"d": [0, 1, 9], "C_T": [-1, 0, 50]}, "share", "against"),
-    "caught_by_threshold": lambda: figures.caught_by_threshold({"a": CAUGHT, "b": CAUGHT}, "threshold"),
-    "histograms": lambda: figures.histograms({"public": GROUPS, "private": GROUPS}, "$d$", {"public": 0.9}),
-    "scatter_by_label": lambda: figures.scatter_by_label(
-        {"a": (M, RHO), "b": (RHO, M)}, LABEL, {"honest": "not copied", "copy": "copied"}, "$d$", "FID"
-    ),
     "verdicts": lambda: figures.verdicts(VALUES, VALUES > 300, ["VAE", "copies"], ["d", "C_T", "FID"]),
     "roc_curves": lambda: figures.roc_curves({"outlier": {"a": ROC, "b": ROC}, "copy": {"a": ROC}}),
 }

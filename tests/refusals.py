@@ -27,14 +27,12 @@ import memlib
 from book._ext import build as book
 from book._ext import dark, pages, staging
 from memlib import inference
-from memlib.chapters import competition, explorer, planted, yardsticks
-from memlib.chapters import exact as densities
-from memlib.figures import probabilities
+from memlib.chapters import competition, exact, explorer, planted, yardsticks
 from memlib.memorization import fold_assignment, memorization_scores
 from memlib.metrics import detection, duplicates, features, mifid, neighbors, samples
 from memlib.runs import cli, store
-from memlib.runs.cluster import ClusterError
-from memlib.runs.worker import requested
+from memlib.runs.executors import ClusterError
+from memlib.runs.task import requested
 
 TINY = memlib.variant("digits-lr3", num_images=24, folds=2, repeats=1, epochs=2, num_samples=2)
 
@@ -126,7 +124,6 @@ NAMES = {
     "mifid": mifid,
     "detection": detection,
     "samples": samples,
-    "probabilities": probabilities,
     "dark": dark,
     "staging": staging,
     "yardsticks": yardsticks,
@@ -134,7 +131,7 @@ NAMES = {
     "competition": competition,
     "planted": planted,
     "pages": pages,
-    "densities": densities,
+    "exact": exact,
     "duplicates": duplicates,
     "explorer": explorer,
     "neighbors": neighbors,
@@ -158,7 +155,7 @@ def command(words: str, message: str) -> Case:
     def run(folder: Path) -> object:
         given = re.sub(r"\b(FILE|NOWHERE)", rf"{folder}/\1", words).split()
         with (
-            mock.patch("memlib.runs.cluster.CONNECT_SECONDS", 1),
+            mock.patch("memlib.runs.executors.CONNECT_SECONDS", 1),
         ):
             return CliRunner(catch_exceptions=False).invoke(cli.main, given, prog_name="memlib")
 
@@ -254,7 +251,7 @@ def image_folder(given: str, make: Callable[[Path], object], message: str, split
 @functools.cache
 def request() -> dict[str, object]:
     """What the files of `TINY` answer."""
-    return requested(TINY, TINY.load_images(), TINY.load_validation())
+    return requested(TINY, TINY.load_images(), TINY.load_validation())[0]
 
 
 @contextlib.contextmanager
@@ -271,7 +268,7 @@ def result_file(given: str, spoil: Callable[[Path], object], message: str, **oth
     """The file of a finished repeat that was spoilt, or answers another request, and then is asked for."""
 
     def run(folder: Path) -> object:
-        home = store.result_folder(folder / "RESULTS", request())
+        home = store.training_folder(folder / "RESULTS", request())
         full, path = store.member_path(home, None), store.member_path(home, 0)
         for file, changes in ((full, {}), (path, other)):
             store.write(file, {"log_px": np.zeros(3)}, {"request": request() | changes, "run": {}})
@@ -299,7 +296,7 @@ def checkpoint(given: str, message: str, device: str = "cpu", **other: object) -
 
     def run(folder: Path) -> object:
         # of the last one, before which the others would have to be trained
-        path = store.checkpoint_path(store.result_folder(folder / "RESULTS", request()), 0, 1)
+        path = store.epoch_path(store.training_folder(folder / "RESULTS", request()) / "checkpoints", 0, 1)
         store.write(path, {}, {"request": request() | other, "run": {"device": device}})
         with _left_as_it_is(path.parent):
             return memlib.run(TINY, progress=False)

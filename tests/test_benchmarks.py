@@ -183,7 +183,7 @@ def test_a_tiny_run_prints_its_table(script, rows, tiny):
 
 def test_the_small_experiment_of_both_devices_has_its_headline(tmp_path):
     tiny = memlib.variant("digits-lr3", num_images=30, epochs=1, folds=3, repeats=1, num_samples=2)
-    found = on_gpu.headline(memlib.run(tiny, tmp_path, progress=False))
+    found = on_gpu.headline(memlib.run(tiny, root=tmp_path, progress=False))
     assert len(found) == 5 and all(np.isfinite(list(found.values())))
 
 

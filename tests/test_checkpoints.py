@@ -14,7 +14,8 @@ from memlib.runs import store
 from memlib.runs.checkpoints import Checkpoints
 from memlib.runs.cost import cost
 from memlib.runs.run import remaining, run
-from memlib.runs.worker import Job, compute
+from memlib.runs.task import Job, requested
+from memlib.runs.worker import compute
 
 SMALL = {"num_images": 16, "epochs": 4, "score_every": 1, "folds": 2, "num_samples": 3, "batch_size": 4}
 DIGITS = variant("digits-lr3", **SMALL, repeats=2)
@@ -32,8 +33,8 @@ def interrupt(monkeypatch, count):
     """End the sitting right after so many checkpoints."""
     original, written = Checkpoints.write, []
 
-    def write(self, member, progress, i):
-        original(self, member, progress, i)
+    def write(self, member, state, i):
+        original(self, member, state, i)
         written.append(member)
         if len(written) == count:
             raise StopError
@@ -43,10 +44,16 @@ def interrupt(monkeypatch, count):
 
 def arrays_of(result):
     """All stored arrays of a run by file and name."""
-    request, found = json.loads(result.request), {}
-    for path in Path(result.folder).glob("*.npz"):
-        found |= {(path.name, name): array for name, array in store.read(path, request)[0].items()}
+    found, folder = {}, Path(result.folder)
+    for path in folder.rglob("*.npz"):
+        arrays, _ = store.read(path, store.read_record(path)["request"])
+        found |= {(str(path.relative_to(folder)), name): array for name, array in arrays.items()}
     return found
+
+
+def resumed(result):
+    """After which epochs training went on, of the model of all images and of every repeat."""
+    return [facts["resumed"] for facts in json.loads(result.runs) if facts["stage"] == "training"]
 
 
 def same(result, other):
@@ -63,29 +70,26 @@ def same(result, other):
     ids=["digits", "patches", "bfloat16"],
 )
 def test_going_on_gives_the_same_arrays_bit_for_bit(experiment, tmp_path, monkeypatch):
-    whole = run(experiment, tmp_path / "whole", progress=False)
+    whole = run(experiment, root=tmp_path / "whole", progress=False)
     for count in (1, 3, 1):
         with monkeypatch.context() as patch, pytest.raises(StopError):
             interrupt(patch, count)
-            run(experiment, tmp_path / "parts", progress=False)
-    parts = run(experiment, tmp_path / "parts", progress=False)
+            run(experiment, root=tmp_path / "parts", progress=False)
+    parts = run(experiment, root=tmp_path / "parts", progress=False)
     same(parts, whole)
-    assert [facts["resumed"] for facts in json.loads(parts.runs)] == [[1], [1, 2]]
-    assert [facts["resumed"] for facts in json.loads(whole.runs)] == [[], []]
-    assert not list(Path(parts.folder).rglob("*epoch*"))
+    assert resumed(parts) == [[1], [1, 2]] and resumed(whole) == [[], []]
+    assert not list(Path(parts.folder, "checkpoints").iterdir())
 
 
 def test_checkpoints_come_with_every_evaluation_and_when_time_has_passed(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(
-        Checkpoints, "write", lambda self, member, progress, i: written.append(progress.epoch)
-    )
+    monkeypatch.setattr(Checkpoints, "write", lambda self, member, state, i: written.append(state.epoch))
     seldom = dataclasses.replace(PATCHES, epochs=5, score_every=2)
-    run(seldom, tmp_path / "evaluated", progress=False)
+    run(seldom, root=tmp_path / "evaluated", progress=False)
     assert written == [2, 4, 2, 4]  # of the model of all images, of the repeat; its last epoch is its file
     written.clear()
     monkeypatch.setattr("memlib.runs.task.CHECKPOINT_SECONDS", 0)
-    run(seldom, tmp_path / "often", progress=False)
+    run(seldom, root=tmp_path / "often", progress=False)
     assert written == [1, 2, 3, 4] * 2
 
 
@@ -95,9 +99,9 @@ def stopped(tmp_path_factory):
     root = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(StopError):
         interrupt(patch, 6)
-        run(DIGITS, root, progress=False)
+        run(DIGITS, root=root, progress=False)
     (folder,) = root.iterdir()
-    assert store.checkpoint_epochs(folder, 0) == [3, 2]
+    assert store.epochs_of(folder / "checkpoints", 0) == [3, 2]
     return folder
 
 
@@ -109,56 +113,56 @@ def begun(stopped, tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return run(DIGITS, tmp_path_factory.mktemp("whole"), progress=False)
+    return run(DIGITS, root=tmp_path_factory.mktemp("whole"), progress=False)
 
 
 def test_a_damaged_checkpoint_is_reported_and_passed_over(begun, caplog):
-    newest = store.checkpoint_path(begun, 0, 3)
+    newest = store.epoch_path(begun / "checkpoints", 0, 3)
     newest.write_bytes(newest.read_bytes()[:-1000])
-    result = run(dataclasses.replace(DIGITS, repeats=1), begun.parent, progress=False)
-    assert json.loads(result.runs)[1]["resumed"] == [2]
+    result = run(dataclasses.replace(DIGITS, repeats=1), root=begun.parent, progress=False)
+    assert resumed(result)[1] == [2]
     (line,) = [record.getMessage() for record in caplog.records if record.name == "memlib"]
     assert str(newest) in line and "is damaged" in line and "going on from an earlier checkpoint" in line
 
 
 def test_where_all_are_damaged_it_begins_anew_and_goes_on_from_its_own(begun, whole, monkeypatch, caplog):
     for epoch in (3, 2):
-        path = store.checkpoint_path(begun, 0, epoch)
+        path = store.epoch_path(begun / "checkpoints", 0, epoch)
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     with monkeypatch.context() as patch, pytest.raises(StopError):
         interrupt(patch, 1)
-        run(DIGITS, begun.parent, progress=False)
+        run(DIGITS, root=begun.parent, progress=False)
     assert caplog.text.count("is damaged") == 2
-    assert store.checkpoint_epochs(begun, 0) == [1], "the damaged ones of later epochs are gone"
-    result = run(DIGITS, begun.parent, progress=False)
-    assert json.loads(result.runs)[1]["resumed"] == [1]
+    assert store.epochs_of(begun / "checkpoints", 0) == [1], "the damaged ones of later epochs are gone"
+    result = run(DIGITS, root=begun.parent, progress=False)
+    assert resumed(result)[1] == [1]
     same(result, whole)
 
 
 def test_a_checkpoint_that_another_process_gives_up_meanwhile_is_no_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "checkpoint_epochs", lambda folder, member: [4, 2])
+    monkeypatch.setattr(store, "epochs_of", lambda folder, member: [4, 2])
     Checkpoints(tmp_path, {}, "cpu").check(0)
 
 
 def test_another_version_of_pytorch_on_the_way_is_recorded(begun, caplog):
-    path = store.checkpoint_path(begun, 0, 3)
+    path = store.epoch_path(begun / "checkpoints", 0, 3)
     record = store.read_record(path)
     arrays, _ = store.read(path, record["request"])
     record["run"]["torch_version"] = "1.0"
     store.write(path, arrays, record)
-    result = run(dataclasses.replace(DIGITS, repeats=1), begun.parent, progress=False)
+    result = run(dataclasses.replace(DIGITS, repeats=1), root=begun.parent, progress=False)
     now = torch.__version__
-    assert [facts["torch"] for facts in json.loads(result.runs)] == [now, f"1.0, then {now}"]
+    assert [facts["torch"] for facts in json.loads(result.runs)][:2] == [now, f"1.0, then {now}"]
     assert f"going on with torch {now} after torch 1.0" in caplog.text
 
 
 def test_what_a_checkpoint_holds_counts_as_done(begun, bars, monkeypatch):
     monkeypatch.setattr("memlib.runs.cost._probe", lambda *settings: (1.0, 1.0, 1.0))
-    left = remaining(DIGITS, begun.parent, device="cpu").cost
+    left = remaining(DIGITS, root=begun.parent, device="cpu").cost
     assert left == cost(DIGITS, 16, 1, 297, {0: 3, 1: 0})
-    run(DIGITS, begun.parent)
+    run(DIGITS, root=begun.parent)
     [bar] = bars
     assert bar.done == bar.total
 
@@ -169,29 +173,31 @@ def test_each_of_a_stacked_group_goes_on_from_its_own_newest(whole, tmp_path, mo
     The models of a repeat are its own, whoever trains beside them; stacked products round differently.
     """
     many = dataclasses.replace(DIGITS, repeats=4)
-    job = Job(many, json.loads(whole.request), tmp_path / "stacked", "cpu")
+    requests = requested(many, many.load_images(), many.load_validation())
+    job = Job(many, *requests, tmp_path / "stacked", "cpu")
     with monkeypatch.context() as patch, pytest.raises(StopError):
         interrupt(patch, 6)
         compute(job, [0, 1, 2, 3])
-    newest = [store.checkpoint_epochs(job.folder, repeat)[0] for repeat in range(4)]
+    newest = [store.epochs_of(job.folder / "checkpoints", repeat)[0] for repeat in range(4)]
     assert newest == [2, 2, 1, 1]
-    store.checkpoint_path(job.folder, 3, 1).write_bytes(b"")
+    store.epoch_path(job.folder / "checkpoints", 3, 1).write_bytes(b"")
     report = compute(job, [0, 1, 2, 3])
-    assert len(report.paths) == 4 and not report.elsewhere
-    written = [store.read(Path(path), job.request) for path in report.paths]
+    assert not report.diverged and not report.elsewhere
+    written = [store.read(store.member_path(job.folder, repeat), job.training) for repeat in range(4)]
     assert [record["run"]["resumed"] for _, record in written] == [[2], [2], [1], []]
     assert [record["run"]["stacked"] for _, record in written] == [2, 2, 1, 1]
     for repeat in (0, 1):
-        for name, array in written[repeat][0].items():
-            expected = arrays_of(whole)[f"repeat-00{repeat}.npz", name]
+        scores, _ = store.read(store.epoch_path(job.scores, repeat, 4), job.scoring)
+        for name, array in (written[repeat][0] | {"log_px": scores["log_px"]}).items():
+            expected = whole.log_px[-1, repeat] if name == "log_px" else whole[name][repeat]
             np.testing.assert_allclose(array, expected, rtol=1e-3, atol=1e-3, err_msg=name)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("experiment", [DIGITS, PATCHES], ids=["digits", "patches"])
 def test_going_on_on_a_gpu_gives_the_same_arrays(experiment, tmp_path, monkeypatch):
-    whole = run(experiment, tmp_path / "whole", device="cuda", progress=False)
+    whole = run(experiment, root=tmp_path / "whole", device="cuda", progress=False)
     with monkeypatch.context() as patch, pytest.raises(StopError):
         interrupt(patch, 3)
-        run(experiment, tmp_path / "parts", device="cuda", progress=False)
-    same(run(experiment, tmp_path / "parts", device="cuda", progress=False), whole)
+        run(experiment, root=tmp_path / "parts", device="cuda", progress=False)
+    same(run(experiment, root=tmp_path / "parts", device="cuda", progress=False), whole)

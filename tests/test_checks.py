@@ -21,11 +21,3 @@ from memlib import checks
 def test_the_first_value_that_is_not_allowed_is_named(check, allowed, refused, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         check(*allowed, **refused)
-
-
-@pytest.mark.parametrize("name", ["minst", 3, None])
-def test_a_name_that_is_not_known_gets_the_nearest_if_one_is_near(name):
-    hint = " (did you mean mnist?)" if name == "minst" else ""
-    with pytest.raises(ValueError) as caught:
-        checks.check_known("data set", name, ["digits", "mnist", "digits"], "here: ")
-    assert str(caught.value) == f"here: unknown data set {name!r}{hint}; allowed: digits, mnist"

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from memlib.experiment import EXPERIMENTS
 from memlib.runs import cli, inventory
-from memlib.runs.cluster import ClusterError
+from memlib.runs.executors import ClusterError
 from memlib.runs.inventory import Stored
 from memlib.runs.store import StoreError
 
@@ -127,28 +127,41 @@ def test_list_shows_the_progress_of_a_registered_experiment(monkeypatch):
         folder=Path("mnist-0"),
         request=dataclasses.asdict(experiment),
         images="mnist",
-        finished=[None, 0, 1, 2],
+        trained=[None, 0, 1, 2],
+        scored=[(dataclasses.asdict(experiment), [0, 1])],
         begun={3: 20, 4: 35},
         running=[4],
         bytes=12_300_000,
+        model_bytes=10_000_000,
         modified=0.0,
         problems=["repeat-003-epoch-000025.npz is damaged"],
     )
     monkeypatch.setattr(inventory, "list_results", lambda root: [stored])
     lines = call("list").output.splitlines()
     line = next(line for line in lines if line.startswith("mnist-lr4"))
-    state = "3/10 repeats, 2 begun (epoch 20 to 35 of 100), 1 running, 12 MB, "
+    state = "2/10 repeats, 3 trained, 2 begun (epoch 20 to 35 of 100), 1 running, 12 MB (10 MB of models), "
     assert state in line and line.endswith(" days old")
     assert lines[-1] == "repeat-003-epoch-000025.npz is damaged"
 
 
 def test_verify_counts_the_files_and_fails_where_one_is_damaged(first, spoilt):
-    assert call(f"verify --root {first[0]}").output == "2 files, all whole\n"
+    assert call(f"verify --root {first[0]}").output == "4 files, all whole\n"
     root, path = spoilt
     damaged = call(f"verify --root {root}")
     assert damaged.exit_code == 1
     found, last = damaged.output.splitlines()
-    assert found.startswith(f"{path} is damaged") and last == "2 files, 1 of them unusable"
+    assert found.startswith(f"{path} is damaged") and last == "4 files, 1 of them unusable"
+
+
+def test_prune_frees_the_models_of_what_was_run(first, tmp_path):
+    root = shutil.copytree(first[0], tmp_path / "results")
+    [models] = root.glob("*/models")
+    size = sum(path.stat().st_size for path in models.iterdir())
+    assert call(f"prune digits-lr3 {SMALL} --root {root}").output == f"{size / 1e6:.0f} MB freed\n"
+    assert not [*models.iterdir()]
+    assert call(f"scores digits-lr3 {SMALL} --root {root}", f"--out {tmp_path}/a.parquet").exit_code == 0
+    anew = call(f"run digits-lr3 {SMALL} --num-samples 3 --quiet --root {root}")
+    assert anew.exit_code == 2 and "any more, so that the models cannot be scored anew" in anew.stderr
 
 
 def test_data_lists_every_set_and_where_it_is(tmp_path):

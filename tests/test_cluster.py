@@ -18,7 +18,7 @@ from test_checkpoints import same
 
 import memlib
 from memlib.experiment import variant
-from memlib.runs import cli, cluster, store
+from memlib.runs import cli, executors, store
 from memlib.runs.checkpoints import Checkpoints
 
 SETTINGS = {"num_images": 20, "epochs": 6, "score_every": 2, "folds": 2, "repeats": 1, "batch_size": 5}
@@ -44,7 +44,7 @@ def scheduler():
 
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
-    return memlib.run(SPEC, tmp_path_factory.mktemp("serial"), device="cpu", progress=False)
+    return memlib.run(SPEC, root=tmp_path_factory.mktemp("serial"), device="cpu", progress=False)
 
 
 @pytest.mark.slow
@@ -54,7 +54,7 @@ def test_the_command_line_computes_on_a_scheduler(scheduler, serial, tmp_path, m
     words = ["run", "digits-lr3", *fields, "--root", str(tmp_path), "--device=cpu", "--quiet"]
     done = CliRunner(catch_exceptions=False).invoke(cli.main, [*words, "--scheduler", scheduler])
     assert done.exit_code == 0 and f"stored in {tmp_path}" in done.output
-    same(memlib.run(SPEC, tmp_path, device="cpu", progress=False), serial)
+    same(memlib.run(SPEC, root=tmp_path, device="cpu", progress=False), serial)
 
 
 @pytest.mark.slow
@@ -62,18 +62,20 @@ def test_two_workers_share_a_run(scheduler, tmp_path):
     many = dataclasses.replace(SPEC, repeats=4)
     with Client(scheduler) as client, get_task_stream(client) as stream:
         client.wait_for_workers(2)
-        with cluster.connect(scheduler) as executor:
-            result = memlib.run(many, tmp_path / "cluster", executor, device="cpu", progress=False)
+        with executors.connect(scheduler) as executor:
+            result = memlib.run(
+                many, root=tmp_path / "cluster", executor=executor, device="cpu", progress=False
+            )
     assert len(stream.data) == 5 and len({task["worker"] for task in stream.data}) == 2
-    same(result, memlib.run(many, tmp_path / "serial", device="cpu", progress=False))
+    same(result, memlib.run(many, root=tmp_path / "serial", device="cpu", progress=False))
 
 
 @pytest.mark.slow
 def test_a_task_that_ends_every_worker_is_given_up():
     with (
         workers(1) as address,
-        pytest.raises(cluster.ClusterError, match="4 workers ended while they computed the same task"),
-        cluster.connect(address) as executor,
+        pytest.raises(executors.ClusterError, match="4 workers ended while they computed the same task"),
+        executors.connect(address) as executor,
     ):
         executor.submit(os._exit, 1).result()
 
@@ -99,11 +101,11 @@ def test_a_lost_worker_loses_no_result(scheduler, serial, tmp_path):
 
     def compute(executor):
         try:
-            results.append(memlib.run(SPEC, tmp_path, executor, device="cpu", progress=False))
+            results.append(memlib.run(SPEC, root=tmp_path, executor=executor, device="cpu", progress=False))
         except Exception as error:
             failures.append(error)
 
-    with Client(scheduler) as client, cluster.connect(scheduler) as executor:
+    with Client(scheduler) as client, executors.connect(scheduler) as executor:
         client.wait_for_workers(2)
         client.run(hold, marker)
         run = threading.Thread(target=compute, args=[executor])
@@ -134,14 +136,14 @@ def test_a_lost_worker_loses_no_result(scheduler, serial, tmp_path):
     ],
 )
 def test_what_dask_raises_says_what_was_lost(scheduler, error, message):
-    with pytest.raises(cluster.ClusterError, match=message), cluster.connect(scheduler):
+    with pytest.raises(executors.ClusterError, match=message), executors.connect(scheduler):
         raise error
 
 
 def test_without_dask_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with (
-        pytest.raises(cluster.ClusterError, match=r"pip install 'memlib\[cluster\]'"),
-        cluster.connect("tcp://127.0.0.1:8786"),
+        pytest.raises(executors.ClusterError, match=r"pip install 'memlib\[cluster\]'"),
+        executors.connect("tcp://127.0.0.1:8786"),
     ):
         pass

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from memlib.chapters import competition
-from memlib.chapters.competition import FILE, HONEST, LABELS, load, recompute
+from memlib.chapters.competition import FILE, HONEST, LABELS, SHA256, load, recompute
 
 # two of the four are without a private score, the last two without a label
 RELEASED = """\
@@ -28,8 +28,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_score_of_the_release_is_reproduced(competition_root):
-    checked = recompute(load(competition_root))
+@pytest.mark.usefixtures("competition_root")
+def test_every_score_of_the_release_is_reproduced():
+    checked = recompute(load())
     assert checked["scored"].to_dict() == checked["equal"].to_dict() == {"public": 1666, "private": 1171}
     assert (checked["largest_error"] < 1e-9).all()
     assert {half: {*caught} for half, caught in checked["penalized"].items()} == {
@@ -38,8 +39,9 @@ def test_every_score_of_the_release_is_reproduced(competition_root):
     }
 
 
-def test_the_release_has_the_labels_of_its_authors(competition_root):
-    table = load(competition_root)
+@pytest.mark.usefixtures("competition_root")
+def test_the_release_has_the_labels_of_its_authors():
+    table = load()
     label = table["", "label"]
     counts = {"non-mem": 497, "mgan": 366, "sup": 70, "aug": 52, "ae": 10, "": 671}
     assert label.value_counts().to_dict() == counts and {*LABELS, ""} == {*counts}
@@ -56,8 +58,9 @@ def test_what_is_missing_in_the_file_is_missing_in_the_table(folder):
     np.testing.assert_array_equal(table["public", "d"], [0.5, 0.1, 0.05, 0.4])
 
 
-def test_scores_are_recomputed_where_there_is_one(folder):
-    checked = recompute(load(folder))
+@pytest.mark.usefixtures("folder")
+def test_scores_are_recomputed_where_there_is_one():
+    checked = recompute(load())
     assert checked["scored"].to_dict() == {"public": 4, "private": 2}
     assert checked["equal"].tolist() == [3, 1]  # d = eps is no penalty, in both halves
     assert checked["penalized"].tolist() == [[6], []]
@@ -74,11 +77,11 @@ def test_equal_means_but_for_rounding():
     assert checked["largest_error"].tolist() == pytest.approx([1.1e-9] * 2, rel=1e-3)
 
 
-def test_a_missing_file_is_asked_for_and_another_one_refused(tmp_path):
+def test_a_missing_file_is_asked_for_and_another_one_refused(folder, monkeypatch):
+    monkeypatch.setattr(competition, "SHA256", SHA256)
+    with pytest.raises(ValueError, match=r"sha256 \w{8}\.\.\.; allowed: the authors' release, c8e26eaa"):
+        load()
+    (folder / FILE).unlink()
     with pytest.raises(FileNotFoundError, match="set MEMLIB_DATA to the folder") as caught:
-        load(tmp_path)
-    assert f"no {tmp_path / FILE}; " in str(caught.value)
-    (tmp_path / FILE).write_text(RELEASED)
-    digest = hashlib.sha256(RELEASED.encode()).hexdigest()[:8]
-    with pytest.raises(ValueError, match=rf"sha256 {digest}\.\.\.; allowed: the authors' release, c8e26eaa"):
-        load(tmp_path)
+        load()
+    assert f"no {folder / FILE}; " in str(caught.value)

@@ -78,6 +78,15 @@ def test_what_is_missing_adds_up():
     assert begun.scoring_flop == 3 * 31 * (flops.encode + 4 * flops.decode)
 
 
+def test_a_repeat_that_is_trained_is_scored_anew_at_the_last_epoch(rates):
+    flops, done = flops_per_image(TINY, 1), {None: 3, 0: 3}
+    c = cost(TINY, 31, 1, 20, done)
+    assert c.training_flop == c.adam_bytes == c.model_bytes == c.steps == 0
+    assert c.scoring_flop == 3 * 31 * (flops.encode + 4 * flops.decode) and c.result_bytes == 8 * 3 * 31
+    lines = str(estimate(TINY, 31, 1, 20, device="cpu", missing=done)).splitlines()
+    assert lines[0] == "4 models, trained" and lines[2].endswith("740 B of results")
+
+
 def test_a_run_does_what_was_counted(tmp_path, monkeypatch):
     steps = []
 
@@ -86,7 +95,7 @@ def test_a_run_does_what_was_counted(tmp_path, monkeypatch):
         return train_step(model, optimizer, y, eps)
 
     monkeypatch.setattr("memlib.training.train_step", counted_step)
-    result = run(TINY, tmp_path, device="cpu", progress=False)
+    result = run(TINY, root=tmp_path, device="cpu", progress=False)
     flops, held = flops_per_image(TINY, 1), result.sizes["sample"]
     c = cost(TINY, result.sizes["observation"], 1, held)
     assert sum(models for models, _ in steps) * flops.parameters * ADAM_BYTES == c.adam_bytes

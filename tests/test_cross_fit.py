@@ -1,10 +1,8 @@
 """Any model is scored: closed form, folds of a run, interruptions, other requests, shared work and noise."""
 
-import collections
 import dataclasses
 import functools
 import hashlib
-import importlib
 import json
 import threading
 import time
@@ -19,7 +17,6 @@ from scipy import stats
 from torch.distributions import Normal
 
 import memlib
-from memlib.chapters.exact import fit_gaussian, kfold_log_px
 from memlib.data import ImageSet
 from memlib.psis import khat_threshold
 from memlib.runs import store
@@ -30,7 +27,7 @@ cross_fit, score_models = memlib.cross_fit, memlib.score_models
 RNG = np.random.default_rng(0)
 MORE = ImageSet.of(RNG.integers(0, 256, (15, 1, 32, 32), np.uint8), RNG.integers(0, 3, 15))
 IMAGES = MORE.subset(range(3, 15))
-SIZES = {"folds": 3, "repeats": 2, "progress": False}
+SIZES = {"folds": 3, "repeats": 2, "progress": False, "settings": {"model": "Gaussian"}}
 
 
 def features(images):
@@ -42,10 +39,10 @@ class Gaussian:
     """The mean of its training images, and a known variance."""
 
     def __init__(self, images, seed=0):
-        self.log_density = fit_gaussian(features(images), 0.1)
+        self.normal = stats.multivariate_normal(features(images).mean(0), 0.1)
 
     def log_prob(self, images):
-        return self.log_density(features(images))
+        return self.normal.logpdf(features(images))
 
 
 def says(values):
@@ -68,9 +65,9 @@ class Train:
 
 def test_the_log_probabilities_are_those_of_the_models_without_each_fold():
     result = cross_fit(Gaussian, IMAGES, **SIZES)
-    fit = functools.partial(fit_gaussian, variance=0.1)
-    expected = kfold_log_px(fit, features(IMAGES), result.fold_of.values)
-    np.testing.assert_array_equal(result.log_px.values, expected[None])
+    parts = [[np.flatnonzero(row != k) for k in range(3)] for row in result.fold_of.values]
+    expected = [[Gaussian(IMAGES.subset(part)).log_prob(IMAGES) for part in row] for row in parts]
+    np.testing.assert_array_equal(result.log_px.values, [expected])
     np.testing.assert_array_equal(result["index"], IMAGES.index)
     np.testing.assert_array_equal(result.label, IMAGES.labels)
 
@@ -78,7 +75,7 @@ def test_the_log_probabilities_are_those_of_the_models_without_each_fold():
 def test_folds_and_layout_are_those_of_a_run_with_the_same_seed(tmp_path):
     sizes = {"folds": 3, "repeats": 2, "seed": 7}
     spec = memlib.variant("digits-lr3", num_images=31, epochs=1, num_samples=2, rescoring=1, **sizes)
-    run = memlib.run(spec, tmp_path, progress=False)
+    run = memlib.run(spec, root=tmp_path, progress=False)
     result = cross_fit(Gaussian, spec.load_images(), **sizes, progress=False)
     np.testing.assert_array_equal(result.fold_of, run.fold_of)
     for name in ("log_px", "fold_of"):
@@ -150,8 +147,16 @@ def test_results_for_other_images_or_folds_are_refused_before_anything_is_traine
     train, before = Train(), sorted(tmp_path.iterdir())
     images, sizes = dataclasses.replace(IMAGES, **changes), {"folds": 3 if changes else 4, "repeats": 5}
     with pytest.raises(StoreError, match=message):
-        cross_fit(train, images, **sizes, folder=tmp_path, progress=False)
+        cross_fit(train, images, **(SIZES | sizes), folder=tmp_path)
     assert not train.calls and sorted(tmp_path.iterdir()) == before
+
+
+def test_settings_tell_ways_of_training_apart(tmp_path):
+    cross_fit(Train(), IMAGES, **SIZES, folder=tmp_path)
+    train = Train()
+    with pytest.raises(StoreError, match=r"settings.model is .*Gaussian.* there and .*another.* in the req"):
+        cross_fit(train, IMAGES, **(SIZES | {"settings": {"model": "another"}}), folder=tmp_path)
+    assert not train.calls
 
 
 def test_models_of_other_folds_are_refused(tmp_path):
@@ -169,9 +174,9 @@ def test_models_of_other_folds_are_refused(tmp_path):
 
 def test_processes_that_ask_for_the_same_share_the_work(tmp_path, monkeypatch):
     """Two threads with a lock each, as processes have; the second finds one model claimed and waits."""
-    monkeypatch.setattr(importlib.import_module("memlib.runs.cross_fit"), "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("memlib.runs.worker.WAIT_SECONDS", 0.01)
     begun, go = threading.Event(), threading.Event()
-    calls = collections.deque()  # a list would be JSON, and with each entry another function
+    calls = []
 
     def train(images, seed):
         calls.append(seed)
@@ -334,7 +339,7 @@ def test_models_whose_noise_cannot_be_the_same_are_refused(tmp_path, odd, change
 
 
 def test_batches_may_differ_between_repeats_and_devices_not_within_one(tmp_path):
-    made = collections.deque()
+    made = []
 
     def train(images, seed):
         made.append(latent(images, batch_size=5 if len(made) < 3 else 512))
@@ -346,5 +351,5 @@ def test_batches_may_differ_between_repeats_and_devices_not_within_one(tmp_path)
     record = store.read_record(path)
     arrays, _ = store.read(path, record["request"])
     store.write(path, arrays, record | {"run": record["run"] | {"device": "cuda"}})
-    with pytest.raises(ValueError, match=r"device of .* 0, fold 1 is 'cpu', and of .* 0 it is 'cuda'"):
+    with pytest.raises(ValueError, match=r"device of .* 0, fold 0 is 'cuda', and of .* 1 it is 'cpu'"):
         cross_fit(train, IMAGES, **SIZES, folder=tmp_path)

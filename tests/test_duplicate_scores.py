@@ -48,7 +48,7 @@ def test_means_are_of_groups_and_the_first_row_is_the_reference():
     result = run(np.where(several, 2.0, 10.0))
     original = np.repeat(np.arange(41), [10] + [2] * 10 + [1] * 30)  # ten count as much as two
     rows = {"once": ~several, "several": several}
-    table = compare(result, original, rows, draws=200)
+    table = compare(result, original, rows)
     last = memorization(result, "matched").isel(epoch=-1)
     for name, values in (("M", last.M.values), ("gap", last.gap.mean("repeat").values)):
         means = [values[original == g].mean() for g in range(11)]
@@ -57,7 +57,7 @@ def test_means_are_of_groups_and_the_first_row_is_the_reference():
         assert table[f"more {name}"].tolist() == pytest.approx([0, np.mean(means) - values[30:].mean()])
     assert table.groups.tolist() == [30, 11] and table.images.tolist() == [30, 30]
     assert (table.loc["several", ["more M high", "more gap high"]] < -6).all()
-    assert compare(result, original, rows, draws=200).equals(table)
+    assert compare(result, original, rows).equals(table)
 
 
 def resampled(values, share):
@@ -72,10 +72,10 @@ def test_intervals_are_of_means_of_groups_and_of_repeats_drawn_with_replacement(
     values, four = np.array([0.0, 4.0, 9.0, 11.0]), np.repeat(np.arange(4), 15)
     gap = values[four] if over == "groups" else np.repeat(values[:, None], 60, axis=1)
     rows = {"all": np.ones(60, bool), "half": np.arange(60) % 15 < 7}
-    table = compare(run(gap, spread=1e-6), four, rows, level=0.8, draws=4000)
-    for end, share in (("low", 0.1), ("high", 0.9)):
-        # of 4000 draws the share below a quantile has a standard error of 0.005
-        least, most = (resampled(values, s) - 1e-4 for s in (share - 0.02, share + 0.02))
+    table = compare(run(gap, spread=1e-6), four, rows)
+    for end, share in (("low", 0.025), ("high", 0.975)):
+        # of 2000 draws the share below a quantile has a standard error of 0.0035
+        least, most = (resampled(values, s) - 1e-4 for s in (share - 0.014, share + 0.014))
         assert least <= table[f"gap {end}"]["all"] <= most + 2e-4
     assert table.gap.tolist() == pytest.approx([6, 6], abs=1e-4)
     if over == "repeats":  # which both kinds of images share

@@ -40,8 +40,10 @@ def test_models_show_together_what_each_shows_by_itself(kind):
             np.testing.assert_allclose(ours, theirs.reshape(-1, *images.shape[1:]), atol=0.501)
 
 
-def test_state_round_trip():
-    model = stacked("conv", "gaussian", 3).train(False)
+def test_state_round_trip_and_what_is_stacked_stays_as_it_is():
+    each = models("conv", "gaussian", 3)
+    model = Ensemble.stack(each).train(False)
+    assert each[0].training and each[0].encoder.mean.weight.requires_grad
     template = build_vae("conv", "gaussian", channels=3, latent_dim=4, width=4)
     copy = Ensemble.from_state(template, model.state()).train(False)
     z = torch.randn(E, 5, 4, generator=generator(0), dtype=torch.float64)
@@ -63,16 +65,10 @@ def test_some_of_the_models_and_each_perceptron_share_the_memory_of_the_ensemble
     assert not any(p.requires_grad for p in part.params.values())
 
 
-def test_every_repeat_draws_from_its_own_stream():
-    together = draws(torch.randn, (6, 4), [generator(1), generator(2)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_every_repeat_draws_from_its_own_stream_and_its_models_may_share_the_noise(shared):
+    together = draws(torch.randn, (6, 4, 2), [generator(1), generator(2)], torch.float64, shared)
     for own, seed in ((together[:3], 1), (together[3:], 2)):
-        alone = torch.randn(3, 4, generator=generator(seed))
+        shape = (1 if shared else 3, 4, 2)
+        alone = torch.randn(shape, generator=generator(seed), dtype=torch.float64).expand(3, 4, 2)
         torch.testing.assert_close(own, alone, rtol=0, atol=0)
-
-
-def test_models_of_a_repeat_may_share_their_noise():
-    together = draws(torch.randn, (6, 4, 2), [generator(1), generator(2)], torch.float64, shared=True)
-    assert together.dtype == torch.float64
-    for e, seed in enumerate([1, 1, 1, 2, 2, 2]):
-        own = torch.randn(4, 2, generator=generator(seed), dtype=torch.float64)
-        torch.testing.assert_close(together[e], own, rtol=0, atol=0)

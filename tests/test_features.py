@@ -1,6 +1,4 @@
-"""Features: of any module, of a classifier trained here, and of Inception with weights that a test makes."""
-
-import hashlib
+"""Features: of any module, of a classifier trained here, and of Inception, its input."""
 
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ from torch import nn
 
 from memlib.datasets import load_images
 from memlib.device import one_thread
-from memlib.metrics import features
 from memlib.metrics.features import accuracy, extract, inception, pixels, spaces, train_classifier
 
 DIGITS = load_images("digits")
@@ -158,70 +155,32 @@ def test_a_measured_set_that_leaves_nothing_trains_the_classifier_itself():
 # Inception
 
 
-@pytest.fixture
-def places(tmp_path, monkeypatch):
-    """The data folder and PyTorch's cache, both empty."""
-    monkeypatch.setenv("MEMLIB_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    folders = tmp_path / "data", tmp_path / "hub" / "hub" / "checkpoints"
-    for folder in folders:
-        folder.mkdir(parents=True)
-    return folders
-
-
-def keep(network, folder, monkeypatch):
-    """Its weights, which nobody trained, under a name that fits their sha256."""
-    made = folder / "made.pth"
-    torch.save(network.state_dict(), made)
-    digest = hashlib.sha256(made.read_bytes()).hexdigest()
-    monkeypatch.setattr(features, "INCEPTION", f"made-{digest[:8]}.pth")
-    return made.rename(folder / features.INCEPTION)
-
-
 class Stand(nn.Module):
-    """A small network in the place of Inception-v3: the image's corners and a number as features."""
+    """A small network in the place of Inception-v3: the image's corners as features."""
 
-    def __init__(self):
+    def __init__(self, **options):
         super().__init__()
-        self.number = nn.Parameter(torch.zeros(1))
+        assert options == {"weights": "IMAGENET1K_V1", "transform_input": False}
         self.fc = nn.Linear(1, 1)
 
     def forward(self, x):
         assert x.shape[1:] == (3, 299, 299)
-        return self.fc(torch.cat([x[:, :, 0, 0], x[:, :, -1, -1], self.number.expand(len(x), 1)], dim=1))
+        return self.fc(torch.cat([x[:, :, 0, 0], x[:, :, -1, -1]], dim=1))
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_inception_sees_299_pixels_from_minus_1_to_1_before_its_last_layer(places, monkeypatch, place):
-    network = Stand()
-    network.number.data += 7
-    keep(network, places[place], monkeypatch)
-    monkeypatch.setattr(torchvision.models, "inception_v3", lambda **options: Stand())
+def test_inception_sees_299_pixels_from_minus_1_to_1_before_its_last_layer(monkeypatch):
+    monkeypatch.setattr(torchvision.models, "inception_v3", Stand)
     module = inception()
     assert not module.training
     color, gray = np.zeros((1, 3, 32, 32), np.uint8), np.full((1, 1, 40, 40), 255, np.uint8)
     color[:, 1, -16:] = 255
-    np.testing.assert_allclose(extract(module, color), [[-1, -1, -1, -1, 1, -1, 7]], atol=1e-5)
-    np.testing.assert_allclose(extract(module, gray), [[1] * 6 + [7]], atol=1e-5)
+    np.testing.assert_allclose(extract(module, color), [[-1, -1, -1, -1, 1, -1]], atol=1e-5)
+    np.testing.assert_allclose(extract(module, gray), [[1] * 6], atol=1e-5)
 
 
 @pytest.mark.slow
-def test_inception_gives_2048_features(places, monkeypatch):
-    file = keep(torchvision.models.inception_v3(weights=None, init_weights=False), places[0], monkeypatch)
+def test_inception_gives_2048_features(monkeypatch):
+    network = torchvision.models.inception_v3(weights=None, init_weights=False)
+    monkeypatch.setattr(torchvision.models, "inception_v3", lambda **options: network)
     got = extract(inception(), PATCHES.images[:2])
     assert got.shape == (2, 2048) and np.isfinite(got).all() and (got[0] != got[1]).any()
-    file.unlink()  # 100 MB
-
-
-def test_missing_weights_are_asked_for_with_every_place_and_the_source(places, tmp_path):
-    for root, where in ((None, places), (tmp_path / "own", [tmp_path / "own"])):
-        with pytest.raises(FileNotFoundError, match="no weights of Inception-v3") as caught:
-            inception(root)
-        files = " or ".join(str(place / features.INCEPTION) for place in where)
-        assert f"at {files}; download them from https://" in str(caught.value)
-
-
-def test_damaged_weights_are_refused(places):
-    (places[1] / features.INCEPTION).write_bytes(b"half of it")
-    with pytest.raises(ValueError, match=r"is damaged: its sha256 is .*; delete it and download it again"):
-        inception()

@@ -1,7 +1,6 @@
 """Figures of images."""
 
 import numpy as np
-import pytest
 from gallery import COLOR, GRAY, M, which
 
 from memlib import figures
@@ -45,18 +44,30 @@ def test_extremes_of_few_shows_all_with_short_numbers():
     assert median.get_text().endswith("$M$ 0 to 0 nats")
 
 
-def test_reconstructions_pairs_images_and_wraps():
-    figure = figures.reconstructions(GRAY[:5], COLOR[:5], columns=3)
-    assert which(figure, [*GRAY[:5], *COLOR[:5]]) == [0, 1, 2, 5, 6, 7, 3, 4, 8, 9]
-    assert [text.get_text() for text in figure.texts] == ["image", "reconstruction"] * 2
+def test_group_rows_shows_every_group_from_a_new_row_on():
+    groups = [np.arange(5, 12), [3], [40, 2]]
+    figure = figures.group_rows(COLOR, groups, ["car,\n7 times", "b", "c"], columns=3)
+    assert which(figure, COLOR) == [*range(5, 12), 3, 40, 2]
+    places = np.array([axes.get_position().bounds for axes in figure.axes])
+    rows = np.unique((-places[:, 1]).round(6), return_inverse=True)[1]
+    assert rows.tolist() == [0, 0, 0, 1, 1, 1, 2, 3, 4, 4]
+    np.testing.assert_allclose(places[[0, 3, 6, 7, 8], 0], places[0, 0])
+    assert [text.get_text() for text in figure.texts] == ["car,\n7 times", "b", "c"]
+    heights = [text.get_position()[1] for text in figure.texts]
+    np.testing.assert_allclose(heights, (places[:, 1] + places[:, 3] / 2)[[0, 7, 8]])
+
+
+def test_reconstructions_stand_below_their_images():
+    figure = figures.reconstructions(GRAY[:5], COLOR[:5])
+    assert which(figure, [*GRAY[:5], *COLOR[:5]]) == list(range(10))
+    assert [text.get_text() for text in figure.texts] == ["image", "reconstruction"]
 
 
 def test_neighbors_panel_puts_each_neighbor_and_its_ratio_below_its_image():
-    figure = figures.neighbors_panel(GRAY[:4], GRAY[10:14], GRAY[20:24], [0.5, 1, np.inf, 2], columns=3)
-    assert which(figure, GRAY) == [0, 1, 2, 10, 11, 12, 20, 21, 22, 3, 13, 23]
-    boxes = [axes.get_position() for axes in figure.axes]
-    assert boxes[0].x0 == pytest.approx(boxes[3].x0) == pytest.approx(boxes[9].x0)
-    assert boxes[0].y0 > boxes[3].y0 > boxes[6].y0 > boxes[9].y0
-    ratios = {k: axes.get_title() for k, axes in enumerate(figure.axes) if axes.get_title()}
-    below = {6: "0.50", 7: "1.00", 8: "inf", 11: "2.00"}
-    assert ratios == {k: rf"$\rho$ = {r}" for k, r in below.items()}
+    figure = figures.neighbors_panel(GRAY[:3], GRAY[10:13], GRAY[20:23], [0.5, 1, np.inf])
+    assert which(figure, GRAY) == [0, 1, 2, 10, 11, 12, 20, 21, 22]
+    boxes = np.array([axes.get_position().bounds for axes in figure.axes]).reshape(3, 3, 4)
+    np.testing.assert_allclose(boxes[:, :, 0], boxes[[0, 0, 0], :, 0])
+    assert (np.diff(boxes[:, 0, 1]) < 0).all()
+    ratios = [rf"$\rho$ = {r}" for r in ("0.50", "1.00", "inf")]
+    assert [axes.get_title() for axes in figure.axes] == 6 * [""] + ratios

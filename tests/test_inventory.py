@@ -19,7 +19,7 @@ SMALL = variant(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole run."""
-    return run(SMALL, tmp_path_factory.mktemp("finished"), progress=False)
+    return run(SMALL, root=tmp_path_factory.mktemp("finished"), progress=False)
 
 
 @pytest.fixture
@@ -27,7 +27,11 @@ def folder(finished, tmp_path):
     """A copy of a whole run, and a checkpoint of a further repeat."""
     copy, request = tmp_path / Path(finished.folder).name, json.loads(finished.request)
     shutil.copytree(finished.folder, copy)
-    store.write(store.checkpoint_path(copy, 2, 1), {"steps": np.array(3.0)}, {"request": request, "run": {}})
+    store.write(
+        store.epoch_path(copy / "checkpoints", 2, 1),
+        {"steps": np.array(3.0)},
+        {"request": request, "run": {}},
+    )
     return copy
 
 
@@ -38,13 +42,15 @@ def problems(folder):
 def test_listing_tells_what_is_finished_begun_and_running(finished, folder):
     """A checkpoint of a finished repeat, which a killed process left, does not count as a beginning."""
     record = {"request": json.loads(finished.request), "run": {}}
-    store.write(store.checkpoint_path(folder, 1, 1), {}, record)
+    store.write(store.epoch_path(folder / "checkpoints", 1, 1), {}, record)
     with store.claim(store.member_path(folder, 2)):
         (stored,) = list_results(folder.parent)
-    assert (stored.folder, stored.finished, stored.repeats) == (folder, [None, 0, 1], 2)
+    assert (stored.folder, stored.trained) == (folder, [None, 0, 1])
+    assert stored.scored == [(json.loads(finished.request), [0, 1])]
     assert stored.begun == {2: 1} and stored.running == [2] and stored.problems == []
     assert stored.request["num_images"] == 24 and stored.images == "digits"
     assert stored.bytes == sum(path.stat().st_size for path in folder.rglob("*.npz"))
+    assert stored.model_bytes == sum(path.stat().st_size for path in folder.glob("models/*.npz")) > 0
     (stored,) = list_results(folder.parent)
     assert stored.running == []
     assert list_results(folder / "nothing") == []
@@ -53,11 +59,11 @@ def test_listing_tells_what_is_finished_begun_and_running(finished, folder):
 def test_listing_survives_damaged_files(folder):
     store.member_path(folder, None).write_bytes(b"nothing")
     (stored,) = list_results(folder.parent)
-    assert stored.finished == [0, 1] and "full.npz is damaged" in stored.problems[0]
+    assert stored.trained == [0, 1] and "full.npz is damaged" in stored.problems[0]
     for path in folder.rglob("*.npz"):
         path.write_bytes(b"")
     (stored,) = list_results(folder.parent)
-    assert stored.finished == [] and len(stored.problems) == 4
+    assert stored.trained == [] and len(stored.problems) == 10
     (folder / store.REQUEST).unlink()
     (stored,) = list_results(folder.parent)
     assert stored.request is None
@@ -74,7 +80,7 @@ def test_what_a_run_gives_up_meanwhile_is_no_problem(folder, monkeypatch):
     monkeypatch.setattr(store, "read_record", read_record)
     (stored,) = list_results(folder.parent)
     assert stored.begun == {} and stored.problems == []
-    store.checkpoint_path(folder, 2, 1).touch()
+    store.epoch_path(folder / "checkpoints", 2, 1).touch()
     assert problems(folder) == []
 
 
@@ -84,12 +90,14 @@ def test_a_run_is_listed_before_it_has_any_file(tmp_path):
     assert list_results(tmp_path) == []
     with store.claim(store.member_path(folder, 0)):
         (stored,) = list_results(tmp_path)
-    assert stored.running == [0] and stored.finished == [] and stored.bytes == 0
+    assert stored.running == [0] and stored.trained == [] and stored.bytes == 0
     assert stored.request == {"images": "digits", "epochs": 3} and stored.images == "digits"
 
 
 def test_every_file_is_read_whole(folder):
     names = ["full.npz", "repeat-000.npz", "repeat-001.npz", "repeat-002-epoch-000001.npz"]
+    names += [f"repeat-00{r}-epoch-000002.npz" for r in (0, 1)]  # models
+    names += [f"repeat-00{r}-epoch-00000{e}.npz" for r in (0, 1) for e in (1, 2)]  # scores
     assert [(path.name, problem) for path, problem in verify(folder.parent)] == [(n, "") for n in names]
     for path, _ in verify(folder.parent):
         content = bytearray(path.read_bytes())
@@ -101,18 +109,24 @@ def test_every_file_is_read_whole(folder):
 def test_files_in_the_wrong_place_or_of_another_version_are_found(folder, monkeypatch):
     folder.rename(folder.with_name("digits-000000000000"))
     misplaced = "does not belong into digits-000000000000: it answers another request"
-    assert [misplaced in problem for problem in problems(folder)] == [True] * 4
-    monkeypatch.setattr(store, "RESULT_VERSION", store.RESULT_VERSION + 1)
-    old = f"has version {store.RESULT_VERSION - 1}; this memlib reads"
-    assert [old in problem for problem in problems(folder)] == [True] * 4
+    assert [misplaced in problem for problem in problems(folder)] == [True] * 10
+    monkeypatch.setattr(store, "TRAINING_VERSION", store.TRAINING_VERSION + 1)
+    old = "was written by another version of memlib"
+    assert [old in problem for problem in problems(folder)] == [True] * 10
+
+
+def test_scores_beside_those_of_other_settings_are_found(folder):
+    [scores] = folder.glob("scores-*")
+    scores.rename(scores.with_name("scores-000000000000"))
+    assert [p.partition("belong into ")[2][:19] for p in problems(folder)] == ["scores-000000000000"] * 4
 
 
 def test_arrays_that_do_not_fit_the_request_are_found(folder):
-    path = store.member_path(folder, 0)
+    [path] = folder.glob("scores-*/repeat-000-epoch-000002.npz")
     record = store.read_record(path)
     arrays, _ = store.read(path, record["request"])
     store.write(path, arrays | {"ess": arrays["ess"][:1]}, record)
-    assert problems(folder) == [f"{path} is inconsistent: ess has shape (1, 2, 24) instead of (2, 2, 24)"]
+    assert problems(folder) == [f"{path} is inconsistent: ess has shape (1, 24) instead of (2, 24)"]
 
 
 def test_what_a_killed_process_left_is_named(folder):

@@ -74,7 +74,7 @@ def _sitting(root, alarm, in_writes, passed):
         def __init__(self, *args, **kwargs):
             super().__init__(self)
 
-        def update(self, flop):
+        def update(self, images):
             moments(in_write=False)
 
     memlib.runs.run.progress_bar = Bar
@@ -82,7 +82,7 @@ def _sitting(root, alarm, in_writes, passed):
     moments.before(os, "fsync")
     moments.before(Path, "replace", after=True)
     moments.before(Path, "unlink")
-    memlib.runs.run.run(SPEC, root, device="cpu")
+    memlib.runs.run.run(SPEC, root=root, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +105,10 @@ def sit(context, root, alarm, in_writes):
 def members_of(root):
     """The bytes of all arrays, by file and name; the record, which holds times, left out."""
     found = {}
-    for path in root.glob("*/*.npz"):
+    for path in root.rglob("*.npz"):
+        name = "/".join(path.relative_to(root).parts[1:])
         with zipfile.ZipFile(path) as file:
-            found |= {(path.name, n): file.read(n) for n in file.namelist() if n != f"{store.RECORD}.npy"}
+            found |= {(name, n): file.read(n) for n in file.namelist() if n != f"{store.RECORD}.npy"}
     return found
 
 
@@ -118,7 +119,14 @@ def whole(context, tmp_path_factory):
     status, (writes, moments) = sit(context, root, 0, False)
     assert status == 0 and 100 < writes < moments
     found = members_of(root)
-    assert {file for file, _ in found} == {"full.npz", "repeat-000.npz", "repeat-001.npz"}
+    files = {file.partition("/")[0] for file, _ in found}
+    assert files == {
+        "full.npz",
+        "repeat-000.npz",
+        "repeat-001.npz",
+        "models",
+        *(f for f in files if "scores" in f),
+    }
     return found, writes, moments
 
 
@@ -146,4 +154,6 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
             cut |= {part.parent.name == "checkpoints" for part in root.rglob("*.part")}
     assert sit(context, root, 0, False)[0] == 0
     assert members_of(root) == expected
-    assert not list(root.rglob("*.part")) and not list(root.rglob("*epoch*")), "nothing is left lying about"
+    assert not list(root.rglob("*.part")) and not list(root.glob("*/checkpoints/*")), (
+        "nothing is left lying about"
+    )

@@ -1,12 +1,14 @@
 """Nearest neighbors and their distance ratio against direct loops and closed forms."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from memlib.figures.probabilities import binned_mean
+from memlib.metrics import neighbors
 from memlib.metrics.neighbors import distance_ratio, distance_ratio_as_published, half_resolution, nearest
 
 
@@ -38,13 +40,13 @@ def test_half_resolution_averages_blocks_channel_by_channel():
 
 @settings(max_examples=100)
 @given(st.data())
-def test_the_nearest_is_the_first_of_those_at_the_least_distance_whatever_the_chunk_size(data):
+def test_the_nearest_is_the_first_of_those_at_the_least_distance_whatever_is_done_at_once(data):
     n, m, d = data.draw(st.integers(2, 7)), data.draw(st.integers(1, 7)), data.draw(st.integers(1, 4))
     rows = arrays(int, st.just((n, d)), elements=st.integers(-5, 5))  # ties and copies are frequent
     queries, exclude_self = data.draw(rows), data.draw(st.booleans())
     references = queries if exclude_self else data.draw(arrays(int, (m, d), elements=st.integers(-5, 5)))
-    chunk = data.draw(st.integers(1, 8))
-    distance, index = nearest(queries, references, exclude_self=exclude_self, chunk=chunk)
+    with mock.patch.object(neighbors, "BLOCK", data.draw(st.integers(1, 60))):
+        distance, index = nearest(queries, references, exclude_self=exclude_self)
     expected, expected_index = brute_force(queries, references, exclude_self)
     np.testing.assert_array_equal(distance, expected)
     np.testing.assert_array_equal(index, expected_index)
@@ -100,25 +102,3 @@ def test_as_published_equals_a_direct_loop(batch):
     np.testing.assert_allclose(published.rho, expected, rtol=1e-13)
     np.testing.assert_array_equal(published.nearest_sample, right.nearest_sample)
     assert np.allclose(published.rho, right.rho, rtol=1e-12) == (batch == 1)
-
-
-def test_binned_mean_equals_a_direct_loop():
-    rng = np.random.default_rng(0)
-    scores, values = rng.normal(3, 4, 200), rng.gamma(2, 1, 200)
-    scores[:3], values[3] = [-5, 11, 2], np.inf
-    edges, mean, sem, count = binned_mean(scores, values, 2, -5, 11)
-    np.testing.assert_allclose(edges, np.arange(-5, 12, 2))
-    for k in range(8):
-        inside = (scores >= edges[k]) & ((scores < edges[k + 1]) | ((k == 7) & (scores == 11)))
-        group = values[inside & np.isfinite(values)]
-        assert count[k] == len(group) > 1
-        assert mean[k] == pytest.approx(group.mean(), rel=1e-12)
-        assert sem[k] == pytest.approx(group.std(ddof=1) / np.sqrt(len(group)), rel=1e-9)
-
-
-def test_binned_mean_leaves_gaps_and_rounds_the_range_up():
-    edges, mean, sem, count = binned_mean([0.5, 4.5, 4.6, 99.0, np.nan], [1.0, 2.0, 4.0, 9.0, 9.0], 2, 0, 5)
-    assert edges.tolist() == [0, 2, 4, 6] and count.tolist() == [1, 0, 2]
-    np.testing.assert_array_equal(mean, [1, np.nan, 3])
-    np.testing.assert_allclose(sem, [np.nan, np.nan, 1])
-    assert len(binned_mean([0.2], [1.0], 0.1, 0.1, 0.4)[0]) == 4  # three bins, by rounding a little more

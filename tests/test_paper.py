@@ -17,10 +17,7 @@ def result_of(experiment: str, n: int, L: int, K: int, **request) -> xr.Dataset:
     fields = paper.settings(experiment) if experiment in paper.REPORTED else {}
     asked = {
         "images": EXPERIMENTS[experiment].images,
-        "epochs": 1,
-        "num_samples": 2,
-        "width": 32,
-        "noise": "paired",
+        **{"epochs": 1, "num_samples": 2, "width": 32, "noise": "paired"},
     }
     attrs = {"request": json.dumps(asked | fields | request)}
     return xr.Dataset({"log_px": (("observation", "repeat", "fold"), np.zeros((n, L, K)))}, attrs=attrs)
@@ -37,18 +34,6 @@ def test_score_bins_are_the_papers_or_hold_the_middle_of_the_scores():
     assert paper.score_bins("mnist-lr3", [0.0, 1.0]) == (2, -20, 130)
     width, low, high = paper.score_bins("digits-lr3", np.arange(1001.0))
     assert (low, high) == pytest.approx((5, 995)) and width == pytest.approx(990 / 25)
-
-
-def test_a_run_is_reduced_where_it_is_smaller_than_the_papers():
-    assert paper.reductions("mnist-lr3", result_of("mnist-lr3", 60_000, 10, 10)) == []
-    smaller = result_of("mnist-lr3", 6000, 2, 5, epochs=25, num_samples=64)
-    assert paper.reductions("mnist-lr3", smaller) == [
-        "6000 of 60000 images",
-        "10 of 100 models",
-        "25 of 100 epochs",
-        "64 of 256 importance samples",
-    ]
-    assert paper.reductions("digits-lr3", result_of("digits-lr3", 100, 2, 3)) == []
 
 
 def test_settings_are_of_the_papers_data():
@@ -70,29 +55,38 @@ def test_the_row_of_the_papers_own_run_has_no_difference():
 
 
 @pytest.mark.parametrize(
-    ("experiment", "n", "request_", "differences", "table_verdict", "compared"),
+    ("experiment", "sizes", "request_", "differences", "verdict"),
     [
-        ("mnist-lr3", 600, {"noise": "paired"}, "600 of 60000 images, shared noise", "reduced run: v", "v"),
         (
-            "mnist-lr3",
-            60_000,
-            {"learning_rate": 3e-4},
-            "learning rate 0.0003 instead of 0.001",
-            "at another learning rate: v",
-            "at another learning rate: v",
+            *("mnist-lr3", (6000, 2, 5), {"epochs": 25, "num_samples": 64, "noise": "paired"}),
+            "6000 of 60000 images, 10 of 100 models, 25 of 100 epochs, 64 of 256 importance samples, "
+            "shared noise",
+            "reduced run: v",
         ),
-        ("cifar10-jpeg", 50_000, {"images": "cifar10-jpeg"}, "cifar10-jpeg instead of cifar10", "v", "v"),
+        (
+            *("mnist-lr3", (60_000, 10, 10), {"learning_rate": 3e-4}),
+            *("learning rate 0.0003 instead of 0.001", "at another learning rate: v"),
+        ),
+        (
+            "cifar10-jpeg",
+            (50_000, 10, 10),
+            {"images": "cifar10-jpeg"},
+            "cifar10-jpeg instead of cifar10",
+            "v",
+        ),
+        ("digits-lr3", (100, 2, 3), {}, "shared noise", "v"),
     ],
 )
-def test_rows_name_what_a_run_is_not(experiment, n, request_, differences, table_verdict, compared):
-    row = paper.table_row(experiment, result_of(experiment, n, 10, 10, **request_), **TEXTS)
+def test_rows_name_what_a_run_is_not(experiment, sizes, request_, differences, verdict):
+    row = paper.table_row(experiment, result_of(experiment, *sizes, **request_), **TEXTS)
     assert row["differences"] == differences and row["table_run"].endswith(f"({differences})")
-    assert row["table_verdict"] == table_verdict and row["compared"] == compared
+    assert row["table_verdict"] == verdict and row["compared"] == verdict.removeprefix("reduced run: ")
 
 
 def test_a_stand_in_is_not_compared():
-    row = paper.table_row("patches", result_of("patches", 9, 2, 2), **TEXTS, in_place_of="celeba")
-    assert row["table_verdict"] == "not compared: another data set, celeba is not here"
+    """Nor called reduced, though it has fewer images."""
+    row = paper.table_row("mnist-lr3", result_of("mnist-lr3", 9, 2, 2), **TEXTS, in_place_of="celeba")
+    assert row["table_verdict"] == row["compared"] == "not compared: another data set, celeba is not here"
 
 
 @pytest.mark.parametrize(

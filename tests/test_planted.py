@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from memlib.chapters.planted import KINDS, by_kind, mean_interval, plant, write
+from memlib.chapters.planted import KINDS, by_kind, plant
 from memlib.datasets import load_images
 
 SETS = {name: load_images(name) for name in ("digits", "patches")}
@@ -117,41 +117,10 @@ def test_all_images_of_a_set_can_be_used():
     assert set(nine.original) == set(range(9))
 
 
-def test_what_is_written_is_read_back_in_its_order_also_where_a_label_is_absent(tmp_path):
-    there = [0, 3, 9]
-    rows = np.flatnonzero(np.isin(SETS["digits"].labels, there))
-    planting = plant(SETS["digits"].subset(rows), 60, {2: 2}, near=2, outliers={1: 2}, noise=0)
-    held_out = load_images("digits", "test")
-    held_out = held_out.subset(np.flatnonzero(np.isin(held_out.labels, there)))
-    (tmp_path / "empty").mkdir()
-    name = write(planting, held_out, tmp_path / "empty")
-    assert name == f"folder:{tmp_path.resolve() / 'empty'}"
-    order = np.argsort(held_out.labels, kind="stable")  # a folder is read class by class
-    for split, images in (("train", planting.images), ("test", held_out.subset(order))):
-        loaded = load_images(name, split)
-        np.testing.assert_array_equal(loaded.images, images.images)
-        np.testing.assert_array_equal(loaded.labels, np.searchsorted(there, images.labels))
-
-
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
-    planting = PLANTED["digits"]
-    (tmp_path / "a file").write_text("kept")
-    with pytest.raises(ValueError, match="is not empty; allowed: a new or empty one"):
-        write(planting, planting.images, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["a file"]
-
-
-def test_copies_of_one_original_do_not_shorten_the_interval():
-    """Student's t over the three originals, of which one is there four times."""
-    low, high = stats.t.interval(0.9, 2, 8 / 3, np.std([1, 3, 4], ddof=1) / math.sqrt(3))
-    values, original = np.array([1.0, 3, 1, 4, 1, 1]), np.array([7, 4, 7, 19, 7, 7])
-    assert mean_interval(values, original, 0.9) == pytest.approx((low, high), rel=1e-9)
-
-
 def test_rows_by_kind_equal_a_direct_computation():
     planting = PLANTED["digits"]
     values = np.random.default_rng(0).normal(size=len(planting.images))
-    table = by_kind(planting, values, 0.8)
+    table = by_kind(planting, values)
     names = ["ordinary", "copy, 2 times", "copy, 5 times", "near-duplicate", "outlier"]
     assert list(table.index) == [*names, "copied outlier, 3 times", "noise"]
     assert table.images.tolist() == [30, 6, 10, 15, 4, 6, 5]
@@ -162,7 +131,7 @@ def test_rows_by_kind_equal_a_direct_computation():
         group = (planting.kind == row.kind) & (planting.copies == row.times)
         assert row["mean"] == pytest.approx(values[group].mean(), rel=1e-12)
         means = pd.Series(values[group]).groupby(planting.original[group]).mean()
-        ends = stats.t.interval(0.8, len(means) - 1, means.mean(), means.sem())
+        ends = stats.t.interval(0.95, len(means) - 1, means.mean(), means.sem())
         assert (row.low, row.high) == pytest.approx(ends, rel=1e-9)
 
 

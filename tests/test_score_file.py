@@ -21,7 +21,7 @@ IMAGES = TINY.load_images()
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     """With the epochs 2 and 3."""
-    return memlib.run(TINY, tmp_path_factory.mktemp("results"), progress=False)
+    return memlib.run(TINY, root=tmp_path_factory.mktemp("results"), progress=False)
 
 
 @pytest.fixture(scope="module")

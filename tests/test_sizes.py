@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from memlib.chapters.planted import plant, write
+from memlib.chapters.planted import plant
 from memlib.data import ImageSet
-from memlib.datasets import load_images
 from memlib.metrics.features import accuracy, extract, train_classifier
 
 NO_OUTLIERS = {"copies": {2: 2}, "near": 1, "outliers": {}, "noise": 2}
@@ -29,17 +28,6 @@ def test_outliers_of_any_size_have_their_original_squares_in_another_order():
         assert squares(x) == squares(images.images[original])
     same = (planting.images.images == images.images[planting.original]).all((1, 2, 3))
     np.testing.assert_array_equal(same, planting.kind == "ordinary")
-
-
-@pytest.mark.parametrize(("channels", "side"), [(1, 1), (3, 44)])
-def test_planted_images_are_read_back_as_they_are_with_their_size(channels, side, tmp_path):
-    """Sides that cannot be cut into squares do without outliers."""
-    planting = plant(images_of(30, channels, side, side), 10, **NO_OUTLIERS)
-    held = images_of(6, channels, side, side, seed=1)
-    name = write(planting, held, tmp_path / "set")
-    np.testing.assert_array_equal(load_images(name, size=side).images, planting.images.images)
-    np.testing.assert_array_equal(load_images(name, "test", size=side).images[3:], held.images[1::2])
-    assert load_images(name).images.shape[2:] == (32, 32)
 
 
 @pytest.mark.parametrize(("shape", "steps"), [((4, 4), 400), ((33, 47), 30)])

@@ -1,7 +1,6 @@
 """What is written comes back, and what does not fit is refused."""
 
 import errno
-import json
 
 import numpy as np
 import pytest
@@ -71,11 +70,13 @@ def test_an_altered_file_is_refused_unless_it_gives_the_very_same_arrays(path):
     assert refused > len(content) / 2
 
 
-def test_files_from_before_checksums_are_read(path):
-    record = {"request": REQUEST, "run": {}, "arrays": ["log_px"]}
-    np.savez(path, record=np.array(json.dumps(record)), log_px=np.arange(3.0))
-    arrays, _ = store.read(path, REQUEST)
-    assert arrays["log_px"].tolist() == [0, 1, 2]
+def test_files_of_another_version_are_refused(tmp_path):
+    for request in ({"version": 3}, {"training_version": 0}, {"scoring_version": 99}):
+        store.write(tmp_path / "repeat-000.npz", {}, {"request": request})
+        with pytest.raises(
+            store.StoreError, match="was written by another version of memlib; delete it, and"
+        ):
+            store.read_record(tmp_path / "repeat-000.npz")
 
 
 def test_what_the_file_system_refuses_is_not_called_damage(path, monkeypatch):
@@ -116,10 +117,15 @@ def test_what_a_killed_process_left_goes_with_the_next_write_of_the_same_file(pa
 def test_checkpoints_are_found_by_member_newest_first(path):
     folder = path.parent
     for member, epoch in ((None, 5), (0, 10), (0, 5), (10, 15), (1, 100)):
-        store.write(store.checkpoint_path(folder, member, epoch), {}, {"request": REQUEST})
-    assert store.checkpoint_epochs(folder, 0) == [10, 5]
-    assert [store.checkpoint_epochs(folder, member) for member in (None, 1, 2, 10)] == [[5], [100], [], [15]]
-    assert store.checkpoint_epochs(folder / "nowhere", 0) == []
+        store.write(store.epoch_path(folder / "checkpoints", member, epoch), {}, {"request": REQUEST})
+    assert store.epochs_of(folder / "checkpoints", 0) == [10, 5]
+    assert [store.epochs_of(folder / "checkpoints", member) for member in (None, 1, 2, 10)] == [
+        [5],
+        [100],
+        [],
+        [15],
+    ]
+    assert store.epochs_of(folder / "nowhere", 0) == []
 
 
 def test_claim_is_exclusive_and_ends(tmp_path):

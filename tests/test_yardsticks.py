@@ -17,14 +17,8 @@ from memlib.chapters.yardsticks import (
     perfect_generator,
     yardsticks,
 )
+from memlib.metrics import samples as metrics
 from memlib.metrics.mifid import memorization_distance, mifid
-from memlib.metrics.samples import (
-    authenticity,
-    closer_share,
-    data_copying,
-    density_coverage,
-    precision_recall,
-)
 
 EPS = 0.005
 
@@ -71,12 +65,12 @@ def test_every_yardstick_is_what_it_is_alone(table, name):
         "d": score.d,
         "MiFID": score.mifid,
         "offenders": (score.nearest.distances < limit).mean(),
-        "C_T": data_copying(TRAINING, HELD_OUT, x).statistic,
-        "AuthPct": 100 * authenticity(TRAINING, x).share,
-        "rho > 1": closer_share(TRAINING, HELD_OUT, x),
+        "C_T": metrics.data_copying(TRAINING, HELD_OUT, x).statistic,
+        "AuthPct": 100 * metrics.authenticity(TRAINING, x).mean(),
+        "rho > 1": metrics.closer_share(TRAINING, HELD_OUT, x),
     }
-    expected |= zip(("precision", "recall"), precision_recall(TRAINING, x), strict=True)
-    expected |= zip(("density", "coverage"), density_coverage(TRAINING, x), strict=True)
+    expected |= zip(("precision", "recall"), metrics.precision_recall(TRAINING, x), strict=True)
+    expected |= zip(("density", "coverage"), metrics.density_coverage(TRAINING, x), strict=True)
     assert table.loc[name].to_dict() == pytest.approx(expected)
 
 

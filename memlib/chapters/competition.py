@@ -1,11 +1,9 @@
-"""The competition behind MiFID: what its authors released about each submission, read and recomputed."""
-
-from pathlib import Path
+"""Chapter 19: what the authors of the competition behind MiFID released of each submission, recomputed."""
 
 import numpy as np
 import pandas as pd
 
-from memlib.datasets import check_folder, data_root, fingerprint
+from memlib.datasets import data_root, fingerprint
 from memlib.metrics.mifid import EPS, penalized_fid
 
 FILE = "mifid_competition_results.csv"
@@ -23,11 +21,8 @@ LABELS = {
 }
 
 
-def load(root: str | Path | None = None) -> pd.DataFrame:
-    """The released table, one row a submission.
-
-    Args:
-        root: folder that has the file; by default the data folder.
+def load() -> pd.DataFrame:
+    """The released table, one row a submission, from the data folder.
 
     Returns:
         Indexed by submission; `label` (empty for none), and for public and private each: `fid`, `d` and
@@ -37,9 +32,7 @@ def load(root: str | Path | None = None) -> pd.DataFrame:
         FileNotFoundError: no such file; says where it comes from.
         ValueError: another file than the authors released, or a data folder that is a file.
     """
-    folder = data_root(root)
-    check_folder(folder)
-    path = folder / FILE
+    path = data_root() / FILE
     if not path.exists():
         raise FileNotFoundError(
             f"no {path}; set MEMLIB_DATA to the folder that has the results of the competition, which its "
@@ -51,11 +44,10 @@ def load(root: str | Path | None = None) -> pd.DataFrame:
     raw = pd.read_csv(path, index_col="submission_id", keep_default_na=False, na_values=[""])
     columns = {("", "label"): raw["labels"].fillna("")}
     for half in FEATURES:
-        columns[half, "fid"], columns[half, "d"] = raw[f"FID_{half}"], raw[f"distance_{half}"]
+        columns[half, "fid"] = raw[f"FID_{half}"]
+        columns[half, "d"] = raw[f"distance_{half}"]
         columns[half, "released"] = raw[f"{half}_score"].replace(UNSCORED, np.nan)
-    table = pd.DataFrame(columns)
-    table.columns = pd.MultiIndex.from_tuples(table.columns)
-    return table
+    return pd.DataFrame(columns)
 
 
 def recompute(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Scores of images that occur more than once, compared with those of images that do not."""
+"""Chapter 16: scores of images that occur more than once, compared with those of images that do not."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import NDArray
 
 from memlib.chapters.planted import Planted
-from memlib.checks import Floats, Ints
+from memlib.checks import Bools, Floats, Ints, check_range
 from memlib.data import ImageSet
 from memlib.memorization import checked_arrays, memorization_scores
+
+DRAWS = 2000  # of the bootstrap
+ENDS = 0.025, 0.975  # quantiles at which its intervals end
 
 
 def with_ordinary(images: ImageSet, found: Sequence[Ints], most: int, seed: int = 0) -> Planted:
@@ -24,7 +26,7 @@ def with_ordinary(images: ImageSet, found: Sequence[Ints], most: int, seed: int 
         seed: of the choice of ordinary ones, among the images in none of the groups; 0 or more.
 
     Returns:
-        The set for `planted.write`: `kind` is "near-duplicate" or "ordinary", `copies` the size of an
+        The set: `kind` is "near-duplicate" or "ordinary", `copies` the size of an
         image's group, or 1, `original` the first image of its group, or itself, by its position in `images`.
 
     Raises:
@@ -34,16 +36,14 @@ def with_ordinary(images: ImageSet, found: Sequence[Ints], most: int, seed: int 
     if not len(found) or len(found[0]) > most:
         sizes = f"{len(found[0])} images in the first group" if len(found) else "no groups"
         raise ValueError(f"most is {most} with {sizes}; allowed: at least those of the first group")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; allowed: 0 or more")
+    check_range(0, seed=seed)
     taken = found[: int(np.searchsorted(np.cumsum([len(g) for g in found]), most, side="right"))]
     chosen = np.concatenate(taken)
-    original, size = (np.concatenate([np.full(len(g), f(g)) for g in taken]) for f in (np.min, len))
-    ordinary, rng = np.ones(len(images), bool), np.random.default_rng(seed)
-    ordinary[np.concatenate(found)] = False
-    parts = []
+    original, size = (np.repeat([f(g) for g in taken], [len(g) for g in taken]) for f in (np.min, len))
+    rng, parts = np.random.default_rng(seed), []
+    alone = np.setdiff1d(np.arange(len(images)), np.concatenate(found))
     for label, count in zip(*np.unique(images.labels[chosen], return_counts=True), strict=True):
-        there = np.flatnonzero(ordinary & (images.labels == label))
+        there = alone[images.labels[alone] == label]
         if len(there) < count:
             name = images.classes[label]
             raise ValueError(f"{count} ordinary images of class {name} are asked for; it has {len(there)}")
@@ -56,15 +56,8 @@ def with_ordinary(images: ImageSet, found: Sequence[Ints], most: int, seed: int 
     return Planted(images.subset(every[order]), kind[order], copies[order], original[order])
 
 
-def compare(
-    result: xr.Dataset,
-    original: NDArray[np.integer],
-    rows: Mapping[str, NDArray[np.bool_]],
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Mean scores of several kinds of images at the last epoch, with intervals over groups and repeats.
+def compare(result: xr.Dataset, original: Ints, rows: Mapping[str, Bools], seed: int = 0) -> pd.DataFrame:
+    """Mean scores of several kinds of images at the last epoch, with 95 % intervals over groups and repeats.
 
     Images of a group are no independent cases, and all images of a repeat share its models. So a kind's mean
     is that of its groups' means, and every draw of the bootstrap takes both groups and repeats with
@@ -75,9 +68,7 @@ def compare(
         original: of the images, (n,), the same for those of a group; see `with_ordinary`.
         rows: name -> the images meant, (n,) bool, at least one; others are compared with the
             first kind.
-        level: of the intervals, between 0 and 1.
-        draws: of the bootstrap, 1 or more.
-        seed: of the draws, 0 or more.
+        seed: of the bootstrap's draws, 0 or more.
 
     Returns:
         A row of every kind, with its `groups` and `images`; `M` (matched estimator) and `gap`, each with the
@@ -99,10 +90,7 @@ def compare(
     for name, chosen in rows.items():
         if np.shape(chosen) != (n,) or np.asarray(chosen).dtype != bool or not np.any(chosen):
             raise ValueError(f"rows[{name!r}] must be bool ({n},), with at least one image")
-    if not 0 < level < 1 or draws < 1 or seed < 0:
-        raise ValueError(
-            f"level, draws, seed are {level}, {draws}, {seed}; allowed: between 0 and 1, 1 or more, 0 or more"
-        )
+    check_range(0, seed=seed)
     group_of = [np.unique(original[chosen], return_inverse=True)[1] for chosen in rows.values()]
 
     @functools.cache  # few repeats have few combinations
@@ -115,26 +103,22 @@ def compare(
             for chosen, g in zip(rows.values(), group_of, strict=True)
         ]
 
-    rng, drawn = np.random.default_rng(seed), np.empty((draws, len(rows), 2))
+    rng, drawn = np.random.default_rng(seed), np.empty((DRAWS, len(rows), 2))
     for draw in drawn:
         of_groups = means(tuple(sorted(rng.integers(L, size=L).tolist())))
         for k, score in enumerate(of_groups):
             draw[k] = score[:, rng.integers(score.shape[1], size=score.shape[1])].mean(1)
     at = np.array([score.mean(1) for score in means(tuple(range(L)))])
-    columns = {"groups": [g.max() + 1 for g in group_of], "images": [np.sum(c) for c in rows.values()]}
+    columns = {"groups": [g.max() + 1 for g in group_of], "images": [len(g) for g in group_of]}
     for prefix, estimate, sample in (("", at, drawn), ("more ", at - at[0], drawn - drawn[:, :1])):
-        ends = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low, high = np.quantile(sample, ENDS, axis=0)  # (rows, 2)
         for k, score in enumerate(("M", "gap")):
-            three = estimate[:, k], *ends[:, :, k]
-            columns |= {
-                f"{prefix}{score}{end}": c for end, c in zip(("", " low", " high"), three, strict=True)
-            }
+            name = f"{prefix}{score}"
+            columns |= {name: estimate[:, k], f"{name} low": low[:, k], f"{name} high": high[:, k]}
     return pd.DataFrame(columns, index=list(rows))
 
 
-def unseen_group(
-    gap: NDArray[np.floating], fold_of: NDArray[np.integer], original: NDArray[np.integer]
-) -> Floats:
+def unseen_group(gap: Floats, fold_of: Ints, original: Ints) -> Floats:
     """How much more training on an image is worth where its duplicates are left out together with it.
 
     Folds are drawn at random: in some repeats all images of a group are in one fold, so that the model which

@@ -1,4 +1,4 @@
-"""What the paper reports, and how a run compares with it: the numbers behind the table of figures.
+"""What the paper reports, and how a run compares with it (chapters 04 to 07, 17 and 18).
 
 Source of all numbers: van den Burg & Williams (2021), text, figures and supplement.
 """
@@ -11,43 +11,32 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from scipy import stats
 
-from memlib.checks import check_known
+from memlib.checks import Floats, check_known
 from memlib.experiment import EXPERIMENTS
 
 Bins = tuple[float, float, float]
 Estimate = tuple[float, float]  # a number and its standard error
 
-OUTLIERS_CLAIM = "memorization is not confined to outliers"
 NEIGHBORS_CLAIM = "the distance ratio is unrelated to memorization"
-TRAINING_CLAIM = "memorization grows during training, and is less at the smaller learning rate"
 WEAK = 0.1  # rank correlations up to here count as no relation
 
 
 @dataclass(frozen=True)
 class Reported:
-    """What the paper reports of one of its experiments, by the name here; None where it gives no number.
+    """What the paper reports of one of its experiments; None where it gives no number. Nats."""
 
-    Attributes:
-        images: its data set.
-        num_images: training images.
-        median, lowest, highest: of M, in nats; the extremes are read off a figure.
-        tolerance: how far another run's median may be for the two to agree, in nats; ours, not the paper's.
-        log_p: bins of the log-probability, in nats.
-        scores: bins of M in which the distance ratio is averaged, in nats.
-        density: the range of M over which its density is drawn, in nats.
-    """
-
-    images: str
-    num_images: int
-    median: float | None = None
-    lowest: float | None = None
+    images: str  # its data set
+    num_images: int  # training images
+    median: float | None = None  # of M
+    lowest: float | None = None  # of M, read off a figure, as is the highest
     highest: float | None = None
-    tolerance: float = 0.3
-    log_p: Bins | None = None  # start, end, width
-    scores: Bins | None = None
-    density: tuple[float, float] | None = None
+    tolerance: float = 0.3  # how far another run's median may be for the two to agree; ours, not the paper's
+    log_p: Bins | None = None  # of the log-probability: start, end, width
+    scores: Bins | None = None  # of M, in which the distance ratio is averaged
+    density: tuple[float, float] | None = None  # the range of M over which its density is drawn
 
 
 REPORTED: dict[str, Reported] = {
@@ -65,7 +54,7 @@ REPORTED: dict[str, Reported] = {
 }
 
 
-def bins(experiment: str, kind: str) -> NDArray[np.float64] | None:
+def bins(experiment: str, kind: str) -> Floats | None:
     """Edges of the paper's bins for an experiment, or None where it has none.
 
     Args:
@@ -77,7 +66,8 @@ def bins(experiment: str, kind: str) -> NDArray[np.float64] | None:
     """
     check_known("experiment", experiment, EXPERIMENTS)
     check_known("kind of bins", kind, ("log_p", "scores"))
-    if experiment not in REPORTED or (given := getattr(REPORTED[experiment], kind)) is None:
+    given = getattr(REPORTED.get(experiment), kind, None)
+    if given is None:
         return None
     start, end, width = given
     return start + width * np.arange(np.ceil((end - start) / width) + 1)
@@ -93,27 +83,6 @@ def score_bins(experiment: str, M: ArrayLike) -> Bins:
     if edges is None:
         edges = np.linspace(*np.quantile(M, (0.005, 0.995)), 26)
     return float(edges[1] - edges[0]), float(edges[0]), float(edges[-1])
-
-
-def reductions(experiment: str, result: xr.Dataset) -> list[str]:
-    """In what a run is smaller than the paper's, as "25 of 100 epochs"; empty where it is not.
-
-    Args:
-        experiment: the name in `memlib.EXPERIMENTS` that the run is a variant of.
-        result: what `memlib.run` returned.
-    """
-    check_known("experiment", experiment, EXPERIMENTS)
-    if experiment not in REPORTED:
-        return []
-    asked, request, sizes = EXPERIMENTS[experiment], json.loads(result.request), result.sizes
-    pairs = {
-        "images": (sizes["observation"], REPORTED[experiment].num_images),
-        "models": (sizes["repeat"] * sizes["fold"], asked.repeats * asked.folds),
-        "epochs": (request["epochs"], asked.epochs),
-        "importance samples": (request["num_samples"], asked.num_samples),
-        "feature width": (request["width"], asked.width),
-    }
-    return [f"{here} of {there} {name}" for name, (here, there) in pairs.items() if here < there]
 
 
 def table_row(
@@ -132,31 +101,37 @@ def table_row(
 
     Returns:
         The strings table_run, table_paper, table_here and table_verdict; compared, the verdict alone; and
-        differences, in what the run is not the paper's.
+        differences, in what the run is not the paper's: first in what it is smaller.
     """
-    request, sizes = json.loads(result.request), result.sizes
-    run = (
-        f"{request['images']}, {sizes['observation']} images, {sizes['repeat']} x {sizes['fold']} models, "
-        f"{request['epochs']} epochs, S = {request['num_samples']}"
-    )
-    smaller = reductions(experiment, result)
-    others = ["shared noise"] if request["noise"] == "paired" else []
-    if experiment in REPORTED and request["images"] != REPORTED[experiment].images:
-        others.append(f"{request['images']} instead of {REPORTED[experiment].images}")
-    if experiment in REPORTED and request["learning_rate"] != EXPERIMENTS[experiment].learning_rate:
-        asked = EXPERIMENTS[experiment].learning_rate
-        others.append(f"learning rate {request['learning_rate']:g} instead of {asked:g}")
-        verdict = f"at another learning rate: {verdict}"
-    differences = ", ".join([*smaller, *others]) or "nothing"
+    check_known("experiment", experiment, EXPERIMENTS)
+    request, sizes, asked = json.loads(result.request), result.sizes, EXPERIMENTS[experiment]
+    n, L, K = (sizes[dim] for dim in ("observation", "repeat", "fold"))
+    smaller, others = [], ["shared noise"] if request["noise"] == "paired" else []
+    if reported := REPORTED.get(experiment):
+        pairs = {
+            "images": (n, reported.num_images),
+            "models": (L * K, asked.repeats * asked.folds),
+            "epochs": (request["epochs"], asked.epochs),
+            "importance samples": (request["num_samples"], asked.num_samples),
+            "feature width": (request["width"], asked.width),
+        }
+        smaller = [f"{ours} of {theirs} {name}" for name, (ours, theirs) in pairs.items() if ours < theirs]
+        if request["images"] != reported.images:
+            others.append(f"{request['images']} instead of {reported.images}")
+        if request["learning_rate"] != asked.learning_rate:
+            others.append(f"learning rate {request['learning_rate']:g} instead of {asked.learning_rate:g}")
+            verdict = f"at another learning rate: {verdict}"
     if in_place_of:
-        verdict, smaller = f"not compared: another data set, {in_place_of} is not here", []
+        verdict = f"not compared: another data set, {in_place_of} is not here"
+    run = f"{request['images']}, {n} images, {L} x {K} models, {request['epochs']} epochs"
+    run, differences = f"{run}, S = {request['num_samples']}", ", ".join([*smaller, *others])
     return {
-        "table_run": f"{run} ({differences})" if differences != "nothing" else run,
+        "table_run": f"{run} ({differences})" if differences else run,
         "table_paper": paper,
         "table_here": here,
-        "table_verdict": f"reduced run: {verdict}" if smaller else verdict,
+        "table_verdict": f"reduced run: {verdict}" if smaller and not in_place_of else verdict,
         "compared": verdict,
-        "differences": differences,
+        "differences": differences or "nothing",
     }
 
 
@@ -169,8 +144,7 @@ def extremes(experiment: str, M: ArrayLike) -> dict[str, str]:
         experiment: the name in `memlib.EXPERIMENTS` whose reported numbers M is put beside.
         M: (n,), in nats.
     """
-    M = np.asarray(M, dtype=np.float64)
-    lowest, median, highest = M.min(), np.median(M), M.max()
+    lowest, median, highest = np.min(M), np.median(M), np.max(M)
     here = f"M from {_number(lowest)} to {_number(highest)}, median {median:.1f} nats"
     reported = REPORTED.get(experiment)
     if reported is None:
@@ -178,17 +152,15 @@ def extremes(experiment: str, M: ArrayLike) -> dict[str, str]:
     if reported.median is None:
         return {"paper": "images only, no numbers", "here": here, "verdict": "no numbers to compare"}
     off = median - reported.median
-    parts = [f"median {abs(off):.1f} nats {'above' if off > 0 else 'below'}"]
+    verdict = f"median {abs(off):.1f} nats {'above' if off > 0 else 'below'}"
     if abs(off) <= reported.tolerance:
-        parts = [f"median within {reported.tolerance:g} nats"]
+        verdict = f"median within {reported.tolerance:g} nats"
     for name, ours, theirs in (("lowest", lowest, reported.lowest), ("highest", highest, reported.highest)):
         ratio = ours / theirs
         same = 1 / 3 <= ratio <= 3
-        parts.append(f"{name} of the same order" if same else f"{name} {ratio:.2g} times the paper's")
-    about = (
-        f"M from {_number(reported.lowest)} to {_number(reported.highest)}, median {reported.median:g} nats"
-    )
-    return {"paper": about, "here": here, "verdict": ", ".join(parts)}
+        verdict += f", {name} of the same order" if same else f", {name} {ratio:.2g} times the paper's"
+    ends = f"M from {_number(reported.lowest)} to {_number(reported.highest)}"
+    return {"paper": f"{ends}, median {reported.median:g} nats", "here": here, "verdict": verdict}
 
 
 def outliers(in_lowest: float, null: float, upper_half: float) -> dict[str, str]:
@@ -204,7 +176,7 @@ def outliers(in_lowest: float, null: float, upper_half: float) -> dict[str, str]
     answer = "holds, fewer than half" if in_lowest < 0.5 else "does not hold, half or more"
     verdict = f"{answer}: {in_lowest:.0%} are outliers, where nothing is memorized {null:.0%}"
     return {
-        "paper": OUTLIERS_CLAIM,
+        "paper": "memorization is not confined to outliers",
         "here": f"of the highly memorized {in_lowest:.0%} are among the 5 % least probable, "
         f"{upper_half:.0%} above the median",
         "verdict": verdict if np.isfinite(in_lowest) else "undecided at this size",
@@ -225,21 +197,16 @@ def training(
         q95: 0.95 quantile of M at the end, at the larger and at the smaller rate, in nats.
         repeats: behind the standard errors.
     """
-    from scipy import stats
-
     reach = stats.t.ppf(0.975, repeats - 1) if repeats > 1 else np.inf
     found = [np.sign(mean) if abs(mean) > reach * error else 0 for mean, error in (*growth, less)]
     names = ("growth at the larger rate", "growth at the smaller rate", "less at the smaller rate")
-    wrong = [name for name, sign in zip(names, found, strict=True) if sign < 0]
-    open_ = [name for name, sign in zip(names, found, strict=True) if sign == 0]
     verdict = "holds for the mean gap"
-    if open_:
-        verdict = f"undecided at this size: {', '.join(open_)}"
-    if wrong:
-        verdict = f"does not hold: the opposite of {', '.join(wrong)}"
+    for sign, words in ((0, "undecided at this size:"), (-1, "does not hold: the opposite of")):
+        if these := [name for name, its in zip(names, found, strict=True) if its == sign]:
+            verdict = f"{words} {', '.join(these)}"
     spans = [f"{mean:.2f} ± {error:.2f}" for mean, error in (*growth, less)]
     return {
-        "paper": TRAINING_CLAIM,
+        "paper": "memorization grows during training, and is less at the smaller learning rate",
         "here": f"the mean gap grows by {spans[0]} nats, by {spans[1]} at the smaller rate, and ends "
         f"{spans[2]} lower there; 0.95 quantiles of M {q95[0]:.1f} and {q95[1]:.1f} nats",
         "verdict": verdict,

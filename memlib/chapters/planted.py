@@ -1,20 +1,18 @@
-"""Planted truth: image sets in which it is known what is an outlier, a copy or nearly one, and what not.
+"""Image sets in which it is known what is an outlier, a copy or nearly one, and what not.
 
-`plant` makes training sets, `cheat` and `mixture` what a cheating generator would pass off as samples.
+`plant` makes training sets (chapters 15, 16, 22), `cheat` and `mixture` what a cheating generator would pass
+off as samples (chapter 20).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from PIL import Image
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from memlib.checks import check_known
+from memlib.checks import check_known, check_range
 from memlib.data import ImageSet
 
 KINDS = ("ordinary", "copy", "near-duplicate", "outlier", "copied outlier", "noise")
@@ -33,7 +31,7 @@ class Planted:
     """An image set with what was planted into it.
 
     Attributes:
-        images: sorted by label, as `write` and `load_images` keep them.
+        images: sorted by label.
         kind: of every image, (n,): "ordinary"; "copy", one of several equal images; "near-duplicate", one of
             an original and its shifted versions; "outlier", a shuffled image; "copied outlier", one of
             several that are equal; "noise", an image of single pixels in random order.
@@ -76,14 +74,10 @@ def plant(
         ValueError: a number below 0, no ordinary images, copies that are there less than twice, outliers less
             than once, outliers of another size, or more originals than there are images.
     """
-    counts = {"ordinary": ordinary, "near": near, "noise": noise, "seed": seed}
-    for name, each in (("copies", copies), ("outliers", outliers)):
-        counts |= {f"{name}[{times}]": count for times, count in each.items()}
-    for name, count in counts.items():
-        least = int(name == "ordinary")
-        if count < least:
-            raise ValueError(f"{name} is {count}; allowed: {least} or more")
+    check_range(1, ordinary=ordinary)
+    check_range(0, near=near, noise=noise, seed=seed)
     for name, each, least in (("copies", copies, 2), ("outliers", outliers, 1)):
+        check_range(0, **{f"{name}[{times}]": count for times, count in each.items()})
         if wrong := [times for times in each if times < least]:
             raise ValueError(f"{name} has the key {wrong[0]}; allowed: {least} or more times in the set")
     sides = images.images.shape[2:]
@@ -110,8 +104,8 @@ def plant(
         parts += [(version, i, "near-duplicate", 1) for version in versions]
     for times, originals in outliers.items():
         kind = "outlier" if times == 1 else "copied outlier"
-        shuffled = [(_shuffled(x, rng), i) for x, i in take(originals)]
-        parts += [(x, i, kind, times) for x, i in shuffled for _ in range(times)]
+        for x, i in take(originals):
+            parts += [(_shuffled(x, rng), i, kind, times)] * times
     parts += [(rng.permutation(x.ravel()).reshape(x.shape), i, "noise", 1) for x, i in take(noise)]
 
     pixels, original, kind, times = (np.array(column) for column in zip(*parts, strict=True))
@@ -119,8 +113,8 @@ def plant(
     drawn = kind == "noise"
     label[drawn] = rng.integers(len(images.classes), size=drawn.sum())
     order = np.argsort(label, kind="stable")
-    chosen = (column[order] for column in (pixels, label))
-    planted = ImageSet(*chosen, images.classes, "planted", images.split, np.arange(len(order)))
+    index = np.arange(len(order))
+    planted = ImageSet(pixels[order], label[order], images.classes, "planted", images.split, index)
     return Planted(planted, kind[order], times[order], original[order])
 
 
@@ -133,106 +127,34 @@ def _shuffled(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.
     return np.ascontiguousarray(squares).reshape(image.shape)
 
 
-def write(planted: Planted, validation: ImageSet, folder: str | Path) -> str:
-    """Write the set, and images to validate on, as PNG files for `load_images`.
-
-    The training images are read back in this order, those to validate on sorted by label, and both as they
-    are where `load_images` is given their size.
-
-    Args:
-        planted: the training images, square.
-        validation: of the same labels and size.
-        folder: a new or empty one.
-
-    Returns:
-        The name of the data set, "folder:PATH".
-
-    Raises:
-        ValueError: a folder with something in it, labels that only one of the two has, or images that are not
-            squares of one size.
-    """
-    if odd := {*planted.images.labels.tolist()} ^ {*validation.labels.tolist()}:
-        raise ValueError(f"only one of the two sets has labels {sorted(odd)}; allowed: the same in both")
-    sizes = {images.images.shape[2:] for images in (planted.images, validation)}
-    if len({side for size in sizes for side in size}) > 1:
-        found = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
-        raise ValueError(f"images are {found} pixels; allowed: squares of one size, as load_images makes")
-    folder = Path(folder).resolve()
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"the folder {str(folder)!r} is not empty; allowed: a new or empty one")
-    for split, images in (("train", planted.images), ("test", validation)):
-        for position, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
-            path = folder / split / f"{label:03d}" / f"{position:06d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = image[0] if images.channels == 1 else image.transpose(1, 2, 0)  # (H, W) or (H, W, C)
-            Image.fromarray(pixels).save(path)
-    return f"folder:{folder}"
-
-
-def mean_interval(
-    values: NDArray[np.floating], original: NDArray[np.integer], level: float = 0.95
-) -> tuple[float, float]:
-    """Confidence interval of the mean over originals, as images of one original are no independent cases.
-
-    Args:
-        values: (n,).
-        original: (n,), as in `Planted`.
-        level: between 0 and 1.
-
-    Returns:
-        Its ends, by Student's t over the means of the originals; NaN where there is one original only.
-
-    Raises:
-        ValueError: shapes that differ, no values, or another level.
-    """
-    values, original = np.asarray(values, dtype=np.float64), np.asarray(original)
-    if values.ndim != 1 or values.shape != original.shape or not len(values):
-        raise ValueError(
-            f"values are {values.shape} and original {original.shape}; allowed: (n,) both, n at least 1"
-        )
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; allowed: between 0 and 1")
-    means = np.array([values[original == i].mean() for i in np.unique(original)])
-    if len(means) < 2:
-        return math.nan, math.nan
-    reach = stats.t.ppf((1 + level) / 2, len(means) - 1) * stats.sem(means)
-    return float(means.mean() - reach), float(means.mean() + reach)
-
-
-def by_kind(planted: Planted, values: NDArray[np.floating], level: float = 0.95) -> pd.DataFrame:
+def by_kind(planted: Planted, values: ArrayLike) -> pd.DataFrame:
     """Means of values over what was planted, copies by their number.
 
     Args:
         planted: the set.
         values: of its images, (n,).
-        level: of the intervals, between 0 and 1.
 
     Returns:
         A row for each of "ordinary", "copy, 2 times", ..., "near-duplicate", "outlier", "noise" that is
         there, with its `kind`, `times` in the set, `images`, `originals`, the `mean` over images and its
-        interval, `low`, `high`.
+        95 % interval, `low`, `high`: by Student's t over the means of the originals, as images of one
+        original are no independent cases; NaN where there is one original only.
 
     Raises:
-        ValueError: as `mean_interval`.
+        ValueError: values of another shape.
     """
-    values, rows = np.asarray(values, dtype=np.float64), {}
+    values = np.asarray(values, dtype=np.float64)
     if values.shape != planted.kind.shape:
         raise ValueError(f"values are {values.shape}; allowed: {planted.kind.shape}, one of each image")
-    for kind in KINDS:
-        for times in np.unique(planted.copies[planted.kind == kind]):
-            group = (planted.kind == kind) & (planted.copies == times)
-            own = values[group], planted.original[group]
-            name = f"{kind}, {times} times" if times > 1 else kind
-            rows[name] = (
-                kind,
-                times,
-                group.sum(),
-                len(set(own[1])),
-                own[0].mean(),
-                *mean_interval(*own, level),
-            )
-    columns = ["kind", "times", "images", "originals", "mean", "low", "high"]
-    return pd.DataFrame.from_dict(rows, "index", columns=columns)
+    sort = {"kind": pd.Categorical(planted.kind, KINDS), "times": planted.copies}
+    each = pd.DataFrame(sort | {"original": planted.original, "value": values})
+    rows = each.groupby(list(sort), observed=True)
+    table = rows.agg(images=("value", "size"), originals=("original", "nunique"), mean=("value", "mean"))
+    means = each.groupby([*sort, "original"], observed=True).value.mean().groupby(list(sort), observed=True)
+    reach = stats.t.ppf(0.975, table.originals - 1) * means.sem()
+    table = table.assign(low=means.mean() - reach, high=means.mean() + reach)
+    names = [f"{kind}, {times} times" if times > 1 else kind for kind, times in table.index]
+    return table.reset_index().set_index(pd.Index(names))
 
 
 def cheat(kind: str, images: NDArray[np.uint8], count: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -258,9 +180,8 @@ def cheat(kind: str, images: NDArray[np.uint8], count: int, seed: int = 0) -> ND
     """
     check_known("cheat", kind, CHEATS)
     _check_images("images", images)
-    for name, value, least in (("count", count, 1), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    check_range(1, count=count)
+    check_range(0, seed=seed)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(images))[: FEW if kind == "few copies" else None]
     samples = images[np.resize(order, count)]
@@ -296,10 +217,8 @@ def mixture(
     _check_images("samples", samples)
     if copies.shape != samples.shape:
         raise ValueError(f"copies are {copies.shape}, samples {samples.shape}; allowed: the same shape")
-    if not 0 <= share <= 1:
-        raise ValueError(f"share is {share}; allowed: 0 to 1")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; allowed: 0 or more")
+    check_range(0, 1, share=share)
+    check_range(0, seed=seed)
     places = np.random.default_rng(seed).permutation(len(samples))[: round(share * len(samples))]
     mixed = samples.copy()
     mixed[places] = copies[places]

@@ -1,40 +1,20 @@
-"""All yardsticks side by side: of several generators in one feature space, and of a perfect generator."""
+"""Chapters 20 and 21: all yardsticks side by side, of several generators and of a perfect one."""
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from sklearn.cluster import KMeans
+from numpy.typing import ArrayLike
 
-from memlib.metrics.mifid import Moments, frechet_distance, memorization_distance, moments, penalized_fid
+from memlib.checks import check_range
+from memlib.metrics import samples as metrics
+from memlib.metrics.mifid import frechet_distance, memorization_distance, moments, penalized_fid
 from memlib.metrics.neighbors import nearest
-from memlib.metrics.samples import (
-    authenticity,
-    closer_share,
-    data_copying,
-    density_coverage,
-    partitioned,
-    precision_recall,
-    radii,
-)
 
 # what speaks against a generator: +1 a large value, -1 a small one
-SIDES = {
-    "FID": 1,
-    "d": -1,
-    "MiFID": 1,
-    "offenders": 1,
-    "C_T": -1,
-    "AuthPct": -1,
-    "rho > 1": 1,
-    "precision": -1,
-    "recall": -1,
-    "density": -1,
-    "coverage": -1,
-}
+SIDES = {"FID": 1, "d": -1, "MiFID": 1, "offenders": 1, "C_T": -1, "AuthPct": -1, "rho > 1": 1}
+SIDES |= {"precision": -1, "recall": -1, "density": -1, "coverage": -1}
 TAIL = 0.01  # share of held-out images that are as close to a training image as an offender
 # of copies; the others are about quality, or both
 DETECTORS = ("d", "offenders", "C_T", "AuthPct", "rho > 1")
@@ -42,11 +22,7 @@ AGAINST_HELD_OUT = ("offenders", "C_T", "rho > 1")  # these compare with held-ou
 
 
 def yardsticks(
-    generators: Mapping[str, ArrayLike],
-    training: ArrayLike,
-    held_out: ArrayLike,
-    eps: float,
-    cells: int = 3,
+    generators: Mapping[str, ArrayLike], training: ArrayLike, held_out: ArrayLike, eps: float, cells: int = 3
 ) -> pd.DataFrame:
     """Every yardstick of every generator, against the same training and held-out images.
 
@@ -67,28 +43,11 @@ def yardsticks(
     """
     if not generators:
         raise ValueError("generators are none; allowed: one or more")
-    penalized_fid(0, 0, eps)  # refuses what is not allowed before anything is computed
-    reference = _reference(training, cells)
-    limit = _limit(held_out, training)
-    rows = {name: _row(g, training, held_out, limit, eps, reference) for name, g in generators.items()}
+    measure, limit = _against(training, eps, cells), _limit(held_out, training)
+    rows = {name: measure(g, held_out, limit) for name, g in generators.items()}
     table = pd.DataFrame.from_dict(rows, "index", columns=list(SIDES))
     table.attrs["images"] = len(np.asarray(held_out))
     return table
-
-
-class _Reference(NamedTuple):
-    """What depends on the training images alone."""
-
-    moments: Moments
-    spacing: NDArray[np.float64]
-    partition: KMeans
-    reach: dict[int, NDArray[np.float64]]  # by k
-
-
-def _reference(training: ArrayLike, cells: int) -> _Reference:
-    spacing = nearest(training, training, exclude_self=True)[0]
-    reach = {k: radii(training, k) for k in (3, 5)}
-    return _Reference(moments(training), spacing, partitioned(training, cells), reach)
 
 
 def _limit(held_out: ArrayLike, training: ArrayLike) -> float:
@@ -96,31 +55,31 @@ def _limit(held_out: ArrayLike, training: ArrayLike) -> float:
     return float(np.quantile(memorization_distance(held_out, training).distances, TAIL))
 
 
-def _row(
-    generated: ArrayLike,
-    training: ArrayLike,
-    held_out: ArrayLike,
-    limit: float,
-    eps: float,
-    reference: _Reference,
-) -> dict[str, float]:
-    fid = frechet_distance(generated, reference.moments)
-    near = memorization_distance(generated, training)
-    precision, recall = precision_recall(training, generated, 3, reference.reach[3])
-    density, coverage = density_coverage(training, generated, 5, reference.reach[5])
-    return {
-        "FID": fid,
-        "d": near.d,
-        "MiFID": float(penalized_fid(fid, near.d, eps)),
-        "offenders": float((near.distances < limit).mean()),
-        "C_T": data_copying(training, held_out, generated, reference.partition).statistic,
-        "AuthPct": 100 * authenticity(training, generated, reference.spacing).share,
-        "rho > 1": closer_share(training, held_out, generated),
-        "precision": precision,
-        "recall": recall,
-        "density": density,
-        "coverage": coverage,
-    }
+def _against(
+    training: ArrayLike, eps: float, cells: int
+) -> Callable[[ArrayLike, ArrayLike, float], dict[str, float]]:
+    """The yardsticks of generated images, held-out ones and their limit; what training images say, once."""
+    penalized_fid(0, 0, eps)  # refuses what is not allowed before anything is computed
+    spacing = nearest(training, training, exclude_self=True)[0]
+    normal, partition = moments(training), metrics.partitioned(training, cells)
+    reach = {k: metrics.radii(training, k) for k in (3, 5)}
+
+    def measure(generated: ArrayLike, held_out: ArrayLike, limit: float) -> dict[str, float]:
+        fid, near = frechet_distance(generated, normal), memorization_distance(generated, training)
+        row = {
+            "FID": fid,
+            "d": near.d,
+            "MiFID": float(penalized_fid(fid, near.d, eps)),
+            "offenders": float((near.distances < limit).mean()),
+            "C_T": metrics.data_copying(training, held_out, generated, partition).statistic,
+            "AuthPct": 100 * metrics.authenticity(training, generated, spacing).mean(),
+            "rho > 1": metrics.closer_share(training, held_out, generated),
+        }
+        row["precision"], row["recall"] = metrics.precision_recall(training, generated, 3, reach[3])
+        row["density"], row["coverage"] = metrics.density_coverage(training, generated, 5, reach[5])
+        return row
+
+    return measure
 
 
 def perfect_generator(
@@ -148,17 +107,14 @@ def perfect_generator(
     Raises:
         ValueError: fewer splits than 2, a seed below 0, or what one of the yardsticks refuses.
     """
-    for name, value, least in (("splits", splits, 2), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; allowed: {least} or more")
-    penalized_fid(0, 0, eps)
-    pool = np.asarray(pool)
+    check_range(2, splits=splits)
+    check_range(0, seed=seed)
+    pool, measure = np.asarray(pool), _against(training, eps, cells)
     rng, m, rows = np.random.default_rng(seed), len(pool) // 2, []
-    reference = _reference(training, cells)
     for _ in range(splits):
         order = rng.permutation(len(pool))
         generated, held_out = pool[order[:m]], pool[order[m : 2 * m]]
-        rows.append(_row(generated, training, held_out, _limit(held_out, training), eps, reference))
+        rows.append(measure(generated, held_out, _limit(held_out, training)))
     table = pd.DataFrame(rows, columns=list(SIDES))
     stretched = table.mean() + np.sqrt(3) * (table - table.mean())
     table = stretched.assign(**table[list(AGAINST_HELD_OUT)])
@@ -189,18 +145,15 @@ def own_or_unseen(
         ValueError: fewer draws than 1, a seed below 0, one unseen image, or what the distance refuses.
     """
     own, unseen = np.asarray(own), np.asarray(unseen)
-    for name, value, least in (("draws", draws, 1), ("seed", seed, 0), ("unseen images", len(unseen), 2)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    check_range(1, draws=draws)
+    check_range(0, seed=seed)
+    check_range(2, **{"unseen images": len(unseen)})
     size, rng = min(len(own), len(unseen) // 2), np.random.default_rng(seed)
-    rows = [
-        {
-            name: memorization_distance(samples, images[rng.permutation(len(images))[:size]]).d
-            for name, images in (("own", own), ("unseen", unseen))
-        }
-        for _ in range(draws)
-    ]
-    return pd.DataFrame(rows)
+
+    def distance(images: ArrayLike) -> float:
+        return memorization_distance(samples, images[rng.permutation(len(images))[:size]]).d
+
+    return pd.DataFrame([{"own": distance(own), "unseen": distance(unseen)} for _ in range(draws)])
 
 
 def closer_by(draws: pd.DataFrame, own: int, unseen: int) -> float:
@@ -238,12 +191,10 @@ def by_image(training: ArrayLike, samples: ArrayLike, held_out: ArrayLike) -> pd
     Raises:
         ValueError: another number of samples than of held-out images, or what the distance refuses.
     """
-    samples, held_out = np.asarray(samples), np.asarray(held_out)
+    training, samples, held_out = (np.asarray(x) for x in (training, samples, held_out))
     if len(samples) != len(held_out):
         raise ValueError(f"samples are {len(samples)}, held_out {len(held_out)}; allowed: as many")
-    count = np.bincount(
-        memorization_distance(samples, training).neighbors, minlength=len(np.asarray(training))
-    )
+    count = np.bincount(memorization_distance(samples, training).neighbors, minlength=len(training))
     to_sample, to_held_out = (memorization_distance(training, other) for other in (samples, held_out))
     with np.errstate(divide="ignore", invalid="ignore"):
         rho = to_held_out.distances / to_sample.distances
@@ -271,19 +222,10 @@ def against(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.DataFrame:
 
 
 def noticed(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.DataFrame:
-    """Where a yardstick speaks against a generator more than against all rows of a perfect one.
+    """Where a yardstick speaks against a generator more than against all rows of a perfect one, bool.
 
-    With s such rows each yardstick notices a perfect generator with probability about 1 / (s + 1).
-
-    Args:
-        table: as from `yardsticks`.
-        perfect: as from `perfect_generator`.
-
-    Returns:
-        bool, the shape of `table`.
-
-    Raises:
-        ValueError: a table of generators with another number of images than the perfect ones.
+    With s such rows each yardstick notices a perfect generator with probability about 1 / (s + 1). Arguments
+    and errors are those of `against`.
     """
     sides = _sides(table, perfect)
     return table * sides > (perfect * sides).max()

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from memlib.checks import Floats
+from memlib.checks import Bools, Floats
 
 BLUE, YELLOW, RED = "#004488", "#DDAA33", "#BB5566"
 CURVES = (BLUE, RED, YELLOW)  # yellow last: the weakest on white
@@ -25,7 +25,10 @@ P = ParamSpec("P")
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw in the house style, and close the figure, or a notebook would show it twice."""
+    """Draw in the house style, and close the figure, or a notebook would show it twice.
+
+    Lines need a color of CURVES: Matplotlib looks up what "C0" is when it draws, after the style has gone.
+    """
 
     @wraps(draw)
     def in_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -48,41 +51,43 @@ def require(condition: bool, message: str) -> None:
 def check_images(images: Images) -> Images:
     """An array of images, or ValueError."""
     images = np.asarray(images)
-    require(
-        images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] in (1, 3) and len(images) > 0,
-        f"images must be uint8 (n, C, H, W), C 1 or 3, n at least 1, got {images.dtype} {images.shape}",
-    )
+    fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] in (1, 3) and len(images) > 0
+    allowed = "uint8 (n, C, H, W), C 1 or 3, n at least 1"
+    require(fits, f"images must be {allowed}, got {images.dtype} {images.shape}")
     return images
 
 
-def check_vector(name: str, values: ArrayLike, length: int | None = None) -> Floats:
-    """A float array (n,), finite and of the given length; ValueError by `name` otherwise."""
-    values = np.asarray(values, dtype=np.float64)
-    require(
-        values.ndim == 1
-        and len(values) == (length or len(values))
-        and len(values) > 0
-        and np.isfinite(values).all(),
-        f"{name} must be numbers of shape ({length or 'n'},), finite, got shape {values.shape}",
-    )
-    return values
+def check_array(name: str, values: ArrayLike, *shape: int | None, finite: bool = True) -> Floats:
+    """A float array of the shape, where None is any length but 0; ValueError by `name` otherwise."""
+    array = np.asarray(values, dtype=np.float64)
+    fits = array.size > 0 and len(shape) == array.ndim
+    fits = fits and all(length in (None, own) for length, own in zip(shape, array.shape, strict=True))
+    fits = fits and (not finite or bool(np.isfinite(array).all()))
+    allowed = str(shape).replace("None", "n") + (", finite" if finite else "")
+    require(fits, f"{name} must be numbers of shape {allowed}, got shape {array.shape}")
+    return array
 
 
-def by_label(values: Curves) -> dict[str, Floats]:
-    """Curves by label as float arrays, one alone under the empty label."""
+def check_curves(name: str, values: Curves, *shape: int | None, finite: bool = True) -> dict[str, Floats]:
+    """Arrays as of `check_array` by label, one alone under the empty label."""
     curves = values if isinstance(values, Mapping) else {"": values}
-    return {label: np.asarray(curve, dtype=np.float64) for label, curve in curves.items()}
+    require(len(curves) > 0, f"{name} must have an entry")
+    return {label: check_array(name, curve, *shape, finite=finite) for label, curve in curves.items()}
 
 
-def check_curves(name: str, values: Curves, dimensions: int = 1) -> dict[str, Floats]:
-    """Curves by label, one alone under the empty label; ValueError by `name` where one cannot be drawn."""
-    curves = by_label(values)
-    require(
-        len(curves) > 0
-        and all(c.ndim == dimensions and c.size > 0 and np.isfinite(c).all() for c in curves.values()),
-        f"{name} must be finite with {dimensions} dimensions, got {[c.shape for c in curves.values()]}",
-    )
-    return curves
+def check_bools(name: str, values: ArrayLike, shape: tuple[int, ...]) -> Bools:
+    """A bool array of the shape; ValueError by `name` otherwise."""
+    array = np.asarray(values)
+    fits = array.dtype == bool and array.shape == shape
+    require(fits, f"{name} must be bool {shape}, got {array.dtype} {array.shape}")
+    return array
+
+
+def check_ascending(name: str, values: ArrayLike) -> Floats:
+    """A float array (n,), each larger than the one before; ValueError by `name` otherwise."""
+    array = check_array(name, values, None)
+    require(bool((np.diff(array) > 0).all()), f"{name} must be ascending, got {array}")
+    return array
 
 
 def number(value: float) -> str:
@@ -122,7 +127,7 @@ def draw_density(axes: Axes, values: Floats, edges: Floats, color: str, label: s
     axes.stairs(height, edges, color=color, lw=0.8)
 
 
-def note_left_out(axes: Axes, shown: NDArray[np.bool_]) -> None:
+def note_left_out(axes: Axes, shown: Bools) -> None:
     """Say in the legend how many values a figure cannot show."""
     if not shown.all():
         axes.plot([], [], " ", label=f"not finite, left out: {np.sum(~shown)}")

@@ -1,28 +1,10 @@
-"""How well a score tells what is to be found from the rest: ROC curves and their area."""
+"""How well a score tells what is to be found from the rest: the area under its ROC curve."""
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
-from sklearn.metrics import roc_curve
 
-
-def roc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
-    """False and true positive rates when everything at or above each threshold is called positive.
-
-    Args:
-        score: (n,), high for what is to be found; infinities are allowed, NaN are not.
-        positive: (n,), what is to be found; at least one, and not all.
-
-    Returns:
-        Both rates from (0, 0) to (1, 1), one entry per distinct score and the start.
-
-    Raises:
-        ValueError: shapes that differ, NaN, or one kind only.
-    """
-    score, positive = _checked(score, positive)
-    # ranks, as scikit-learn refuses infinities
-    false, true, _ = roc_curve(positive, stats.rankdata(score), drop_intermediate=False)
-    return false, true
+from memlib.checks import check_share
 
 
 def auc(
@@ -43,7 +25,8 @@ def auc(
     so that it has a length where the two kinds are wholly apart, too.
 
     Args:
-        score, positive: as for `roc`.
+        score: (n,), high for what is to be found; infinities are allowed, NaN are not.
+        positive: (n,), what is to be found; at least one, and not all.
         level: of the interval, between 0 and 1.
         original: (n,), as in `Planted`: m and n are then Kish's effective numbers of originals, those of
             images that move together wherever their original does. By default every image is a case.
@@ -52,16 +35,23 @@ def auc(
         The area, and the ends of its interval.
 
     Raises:
-        ValueError: as `roc`, or another level.
+        ValueError: shapes that differ, NaN, one kind only, or another level.
 
     Source: Newcombe (2006), method 5; Hanley & McNeil (1982) for the variance; Kish (1965).
     """
-    score, positive = _checked(score, positive)
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; allowed: between 0 and 1")
+    score, positive = np.asarray(score, dtype=np.float64), np.asarray(positive)
+    if score.ndim != 1 or positive.shape != score.shape or positive.dtype != bool:
+        raise ValueError(
+            f"score is {score.shape} and positive {positive.dtype} {positive.shape}; allowed: (n,), bool (n,)"
+        )
+    if np.isnan(score).any():
+        raise ValueError(f"score is NaN {np.isnan(score).sum()} times; allowed: numbers that have an order")
+    if not 0 < positive.sum() < len(positive):
+        raise ValueError(f"{positive.sum()} of {len(positive)} are positive; allowed: some, and not all")
+    check_share(level=level)
     m, n = int(positive.sum()), int((~positive).sum())
-    ranks = stats.rankdata(score)[positive].sum()
-    area = float((ranks - m * (m + 1) / 2) / (m * n))
+    pairs = stats.mannwhitneyu(score[positive], score[~positive], method="asymptotic")
+    area = float(pairs.statistic / (m * n))
     if original is not None:
         original = np.asarray(original)
         if original.shape != score.shape:
@@ -83,16 +73,3 @@ def _cases(original: NDArray[np.integer]) -> float:
     """How many independent cases images are that only their originals tell apart."""
     counts = np.unique(original, return_counts=True)[1]
     return counts.sum() ** 2 / (counts**2).sum()
-
-
-def _checked(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
-    score, positive = np.asarray(score, dtype=np.float64), np.asarray(positive)
-    if score.ndim != 1 or positive.shape != score.shape or positive.dtype != bool:
-        raise ValueError(
-            f"score is {score.shape} and positive {positive.dtype} {positive.shape}; allowed: (n,), bool (n,)"
-        )
-    if np.isnan(score).any():
-        raise ValueError(f"score is NaN {np.isnan(score).sum()} times; allowed: numbers that have an order")
-    if not 0 < positive.sum() < len(positive):
-        raise ValueError(f"{positive.sum()} of {len(positive)} are positive; allowed: some, and not all")
-    return score, positive

@@ -1,14 +1,15 @@
 """Near-duplicates: images that occur more than once in a data set, with slight changes."""
 
-from collections.abc import Iterator
+import functools
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from memlib.checks import Floats, Ints, check_known
+from memlib.checks import Floats, Ints, check_known, check_range, check_share
+from memlib.metrics.neighbors import batches, check_images
 
 Center = Literal["lines", "image"]
 Images = NDArray[np.uint8]
@@ -52,7 +53,7 @@ def centered(images: Images, center: Center = "lines") -> Floats:
     >>> centered(np.array([[[[9, 1], [1, 1]]]], dtype=np.uint8))
     array([[ 8., -8., -8.,  8.]])
     """
-    images = _checked("images", images)
+    images = check_images("images", images)
     check_known("center", center, get_args(Center))
     n, C, H, W = images.shape
     x = images.astype(np.float64)
@@ -71,7 +72,6 @@ def near_duplicates(
     threshold: float = 0.9,
     center: Center = "lines",
     mirrored: bool = False,
-    chunk: int = 2048,
 ) -> Pairs:
     r"""Find all pairs of images whose correlation reaches a threshold, exactly.
 
@@ -83,8 +83,7 @@ def near_duplicates(
     $$r_{ij} = p_i \cdot p_j + q_i \cdot q_j \le p_i \cdot p_j + \|q_i\| \|q_j\|,$$
 
     a product of vectors a quarter as long, in float32. Pairs in which this bound comes within its rounding
-    error of the threshold are measured in float64. So the result does not depend on `chunk`, and a copy has
-    exactly 1.
+    error of the threshold are measured in float64, and a copy has exactly 1.
 
     Args:
         images: uint8 (n, C, H, W), H and W even, n at least 1.
@@ -92,12 +91,10 @@ def near_duplicates(
         threshold: between 0 and 1. At low ones little is ruled out, and the search is slow.
         center: "lines" or "image", as for `centered`.
         mirrored: compare each image with the others' mirror images, left to right.
-        chunk: images compared at once, at least 1; memory is about (2 n + 40 chunk) C H W + 8 chunk^2 bytes,
-            with n the images of both sets.
 
     Returns:
         The pairs, `first` in `images` and `second` in `others`. Images of which centering leaves nothing have
-        no correlation, and are in no pair; see `flat`.
+        no correlation, and are in no pair. Memory is about 2 n C H W bytes, with n the images of both sets.
 
     Raises:
         ValueError: if an argument is not as above, or the shapes of both sets differ.
@@ -107,66 +104,28 @@ def near_duplicates(
     >>> near_duplicates(x)
     Pairs(first=array([1]), second=array([3]), correlation=array([1.]))
     """
-    images = _checked("images", images)
+    images = check_images("images", images)
     within = others is None
-    others = images if within else _checked("others", others)
+    others = images if within else check_images("others", others)
     if images.shape[1:] != others.shape[1:]:
         raise ValueError(f"others must have the shape of images, got {others.shape} and {images.shape}")
-    check_known("center", center, get_args(Center))
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold must be between 0 and 1, got {threshold}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
-
-    left = _bounds(images, center, chunk)
+    check_share(threshold=threshold)
+    left = _bounds(images, center)
     second = others[..., ::-1] if mirrored else others
-    right = left if within and not mirrored else _bounds(second, center, chunk)
+    right = left if within and not mirrored else _bounds(second, center)
     # the float32 error of the sum, and of its factors: unit vectors of as many entries
     slack = 2 * (left.shape[1] + 8) * float(np.finfo(np.float32).eps)
-    found: list[tuple[Ints, Ints, Floats]] = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
-    for start in range(0, len(images), chunk):
-        for offset in range(start if within else 0, len(others), chunk):
-            bound = left[start : start + chunk] @ right[offset : offset + chunk].T
-            i, j = np.nonzero(bound >= threshold - slack)
-            i, j = i + start, j + offset
-            kept = i < j if within else slice(None)
-            for a, b in _parts(i[kept], j[kept], chunk):
-                r = _correlation(centered(images[a], center), centered(second[b], center))
-                near = r >= threshold
-                found.append((a[near], b[near], r[near]))
-    first, last, r = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.lexsort((last, first))
-    return Pairs(first[order], last[order], r[order])
-
-
-def flat(images: Images, center: Center = "lines", chunk: int = 2048) -> NDArray[np.bool_]:
-    """Which images centering leaves nothing of, (n,): they have no correlation with any.
-
-    Args:
-        images, center: as for `centered`.
-        chunk: images handled at once, at least 1.
-
-    Raises:
-        ValueError: as `centered`.
-
-    >>> flat(np.full((1, 3, 2, 2), 7, dtype=np.uint8))
-    array([ True])
-    """
-    images = _checked("images", images)
-    parts = (centered(images[k : k + chunk], center) for k in range(0, len(images), chunk))
-    return np.concatenate([~part.any(axis=1) for part in parts])
-
-
-def equal(images: Images, pairs: Pairs, others: Images | None = None) -> NDArray[np.bool_]:
-    """Which pairs are exact copies, every pixel the same, (p,).
-
-    Args:
-        images, others: the sets in which `pairs` were found.
-        pairs: as from `near_duplicates`.
-    """
-    others = images if others is None else others
-    same = [np.array_equal(images[i], others[j]) for i, j in zip(*pairs[:2], strict=True)]
-    return np.array(same, dtype=bool)
+    found = [Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+    for part in batches(len(images), len(others)):
+        offset = part.start if within else 0
+        i, j = np.nonzero(left[part] @ right[offset:].T >= threshold - slack)
+        i, j = i + part.start, j + offset
+        if within:
+            i, j = i[i < j], j[i < j]
+        for some in batches(len(i), images[0].size):
+            r = _correlation(centered(images[i[some]], center), centered(second[j[some]], center))
+            found.append(Pairs(i[some], j[some], r).reaching(threshold))
+    return Pairs(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def groups(n: int, *pairs: Pairs) -> list[Ints]:
@@ -189,8 +148,7 @@ def groups(n: int, *pairs: Pairs) -> list[Ints]:
     >>> groups(6, Pairs(np.array([0, 2, 4]), np.array([5, 3, 5]), np.ones(3)))
     [array([0, 4, 5]), array([2, 3])]
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    check_range(1, n=n)
     ends = np.concatenate([np.empty((2, 0), np.int64), *(np.stack(p[:2]) for p in pairs)], axis=1)
     if ends.size and not (ends.min() >= 0 and ends.max() < n):
         raise ValueError(f"pairs must be of images 0..{n - 1}, got {ends.min()}..{ends.max()}")
@@ -201,41 +159,22 @@ def groups(n: int, *pairs: Pairs) -> list[Ints]:
     return sorted((g for g in split if len(g) > 1), key=lambda g: (-len(g), g[0]))
 
 
-def _checked(name: str, images: ArrayLike) -> Images:
-    images = np.asarray(images)
-    shape = images.shape
-    if images.dtype != np.uint8 or images.ndim != 4 or 0 in shape or shape[2] % 2 or shape[3] % 2:
-        raise ValueError(
-            f"{name} must be uint8 (n, C, H, W), n at least 1, H and W even, got {images.dtype} {shape}"
-        )
-    return images
-
-
-def _bounds(images: Images, center: Center, chunk: int) -> NDArray[np.float32]:
+def _bounds(images: Images, center: Center) -> NDArray[np.float32]:
     """The averages p and the norm of the rest q of every image, (n, C * H/2 * W/2 + 1); 0 for flat ones."""
     n, C, H, W = images.shape
     vectors = np.zeros((n, C * H * W // 4 + 1), dtype=np.float32)
-    for start in range(0, n, chunk):
-        z = centered(images[start : start + chunk], center)
-        norm = np.sqrt(np.einsum("ij,ij->i", z, z))
+    for part in batches(n, C * H * W):
+        z = centered(images[part], center)
+        norm = np.linalg.norm(z, axis=1)
         z /= np.where(norm > 0, norm, 1)[:, None]
-        blocks = z.reshape(len(z), C, H // 2, 2, W // 2, 2).sum((3, 5)) / 2
-        p = blocks.reshape(len(z), -1)
-        rest = (norm > 0) - np.einsum("ij,ij->i", p, p)
-        vectors[start : start + chunk, :-1] = p
-        vectors[start : start + chunk, -1] = np.sqrt(np.maximum(rest, 0))
+        p = z.reshape(-1, C, H // 2, 2, W // 2, 2).sum((3, 5)).reshape(len(z), -1) / 2
+        rest = (norm > 0) - (p**2).sum(axis=1)
+        vectors[part] = np.column_stack([p, np.sqrt(np.maximum(rest, 0))])
     return vectors
-
-
-def _parts(i: Ints, j: Ints, chunk: int) -> Iterator[tuple[Ints, Ints]]:
-    for k in range(0, len(i), chunk):
-        yield i[k : k + chunk], j[k : k + chunk]
 
 
 def _correlation(first: Floats, second: Floats) -> Floats:
     """Of every row with the other's same row; NaN where there is none."""
-    product, a, b = (
-        np.einsum("ij,ij->i", *rows) for rows in ((first, second), (first, first), (second, second))
-    )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return product / np.sqrt(a * b)
+    dot = functools.partial(np.einsum, "ij,ij->i")
+    with np.errstate(invalid="ignore"):
+        return dot(first, second) / np.sqrt(dot(first, first) * dot(second, second))

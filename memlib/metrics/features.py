@@ -1,7 +1,6 @@
 """Features of images, the space in which MiFID and others measure: of any module, or of one trained here."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +10,11 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
+from memlib.checks import check_range
 from memlib.data import ImageSet
-from memlib.datasets import data_root, fingerprint
 from memlib.device import one_thread
 from memlib.models import initialize_
 
-INCEPTION = "inception_v3_google-0cc3c7bd.pth"  # torchvision's; the name ends in the start of its sha256
 WIDTH = 16  # channels of the classifier's first convolution
 
 
@@ -40,8 +38,7 @@ def extract(module: nn.Module, images: NDArray[np.uint8], batch_size: int = 256)
         raise ValueError(
             f"images are {images.dtype} {images.shape}; allowed: uint8 (n, C, H, W), n at least 1"
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; allowed: 1 or more")
+    check_range(1, batch_size=batch_size)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     modes = {part: part.training for part in module.modules()}
     module.eval()
@@ -93,9 +90,8 @@ def train_classifier(images: ImageSet, features: int = 32, steps: int = 1000, se
     >>> extract(network[:-1], load_images("digits", "test").images).shape
     (297, 32)
     """
-    for name, value, least in (("features", features, 1), ("steps", steps, 1), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; allowed: {least} or more")
+    check_range(1, features=features, steps=steps)
+    check_range(0, seed=seed)
     height, width = images.images.shape[2:]
     if min(height, width) < 4:
         raise ValueError(f"images are {height} x {width} pixels; allowed: 4 x 4 or more, to pool them twice")
@@ -131,19 +127,13 @@ def accuracy(network: nn.Module, images: ImageSet) -> float:
 
 
 class Spaces(NamedTuple):
-    """What `spaces` gives.
+    """What `spaces` gives."""
 
-    Attributes:
-        embed: "classifier" and "pixels" -> function from uint8 images (n, C, H, W) to features (n, width).
-        network: the classifier, all of it, which gives logits.
-        others: the images that the classifier was trained on.
-        apart: whether none of these are among the measured ones.
-    """
-
+    # "classifier" and "pixels" -> function from uint8 images (n, C, H, W) to features (n, width)
     embed: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
-    network: nn.Sequential
-    others: ImageSet
-    apart: bool
+    network: nn.Sequential  # the classifier, all of it, which gives logits
+    others: ImageSet  # the images that the classifier was trained on
+    apart: bool  # whether none of these are among the measured ones
 
 
 def spaces(
@@ -174,9 +164,9 @@ def spaces(
     most = min(len(measured), measured.images[0].size)
     if not 1 <= width <= most:
         raise ValueError(f"width is {width}; allowed: 1 to {most}, the measured images or their pixels")
-    shapes = [images.images.shape[1:] for images in (measured, everything)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"measured images are {shapes[0]}, the others {shapes[1]}; allowed: the same shape")
+    shape, other = measured.images.shape[1:], everything.images.shape[1:]
+    if shape != other:
+        raise ValueError(f"measured images are {shape}, the others {other}; allowed: the same shape")
     left = np.flatnonzero(~np.isin(everything.index, measured.index))
     others = everything.subset(left) if len(left) else measured
     network = train_classifier(others, width, steps, seed)
@@ -188,53 +178,19 @@ def spaces(
     return Spaces(embed, network, others, bool(len(left)))
 
 
-class _Pool3(nn.Module):
-    """Inception-v3 up to its last pooling, for images of any size in [0, 1]."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.expand(-1, 3, -1, -1)  # (B, 1 or 3, H, W) -> (B, 3, H, W)
-        x = F.interpolate(x, (299, 299), mode="bilinear", align_corners=False, antialias=True)
-        return self.network(2 * x - 1)
-
-
-def inception(root: str | Path | None = None) -> nn.Module:
-    """Inception-v3's pool_3 features, 2048 of them, with torchvision's ImageNet weights.
+def inception() -> nn.Module:
+    """Inception-v3's 2048 pool_3 features, with torchvision's ImageNet weights, which it downloads once.
 
     They are not the weights, nor is it the resizing, of the code that published FIDs come from: compare what
     this gives with itself only. `mifid.EPS` was chosen for features of this kind.
 
-    Args:
-        root: folder that has the file of weights; by default the data folder, then PyTorch's own cache.
-
     Returns:
-        A module for `extract`.
-
-    Raises:
-        FileNotFoundError: no weights in these places; says where to put them and where they come from.
-        ValueError: a damaged file.
+        A module for `extract`, for gray or color images of any size.
     """
-    folders = (
-        [data_root(root)] if root is not None else [data_root(), Path(torch.hub.get_dir()) / "checkpoints"]
-    )
-    files = [folder / INCEPTION for folder in folders]
-    found = next((file for file in files if file.exists()), None)
-    if found is None:
-        raise FileNotFoundError(
-            f"no weights of Inception-v3 at {' or '.join(map(str, files))}; download them from "
-            f"https://download.pytorch.org/models/{INCEPTION} to one of these places"
-        )
-    digest = fingerprint(found, "sha256")
-    if not digest.startswith(INCEPTION.rpartition("-")[2].removesuffix(".pth")):
-        raise ValueError(
-            f"{found} is damaged: its sha256 is {digest[:8]}...; delete it and download it again"
-        )
-    from torchvision.models import inception_v3
+    from torchvision import models
+    from torchvision.transforms import v2
 
-    network = inception_v3(weights=None, aux_logits=True, init_weights=False)
-    network.load_state_dict(torch.load(found, map_location="cpu", weights_only=True))
+    network = models.inception_v3(weights="IMAGENET1K_V1", transform_input=False)
     network.fc = nn.Identity()
-    return _Pool3(network).eval()
+    center = v2.Normalize([0.5] * 3, [0.5] * 3)  # 0..1 to -1..1
+    return nn.Sequential(v2.RGB(), v2.Resize((299, 299)), center, network).eval()

@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import linalg
 
 from memlib.checks import Floats
+from memlib.metrics.neighbors import feature_matrices
 
 
 class Moments(NamedTuple):
@@ -15,29 +16,6 @@ class Moments(NamedTuple):
     mean: Floats
     root: Floats
     n: int
-
-
-def feature_matrix(name: str, values: ArrayLike) -> NDArray[np.floating]:
-    """Features as float32 or float64 (n, d); ValueError by `name` for another shape or what is not finite."""
-    values = np.asarray(values)
-    if values.ndim != 2 or values.dtype.kind not in "buif" or not values.size:
-        raise ValueError(f"{name} are {values.dtype} {values.shape}; allowed: numbers of shape (n, d)")
-    if values.dtype not in (np.float32, np.float64):
-        values = values.astype(np.float64)
-    # a sum shows NaN and infinities without a copy; where it is not finite by its size, the values decide
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = values.sum(dtype=np.float64)
-    if not np.isfinite(total) and not np.isfinite(values).all():
-        raise ValueError(f"{name} have values that are not finite; allowed: finite numbers")
-    return values
-
-
-def check_width(name: str, features: NDArray, training: NDArray) -> None:
-    """ValueError by `name` for features (n, d) of another d than those of training images."""
-    if features.shape[-1] != training.shape[-1]:
-        raise ValueError(
-            f"{name} have {features.shape[-1]} features, training {training.shape[-1]}; allowed: as many"
-        )
 
 
 def moments(features: ArrayLike, name: str = "features") -> Moments:
@@ -57,7 +35,7 @@ def moments(features: ArrayLike, name: str = "features") -> Moments:
     >>> moments([[0.0], [2.0], [4.0]]).root ** 2
     array([[4.]])
     """
-    features = feature_matrix(name, features)
+    [features] = feature_matrices(**{name: features})
     n, d = features.shape
     if n <= d:
         raise ValueError(f"{name}: {n} images have {d} features each; allowed: more images than features")
@@ -96,7 +74,8 @@ def frechet_distance(generated: ArrayLike | Moments, training: ArrayLike | Momen
     """
     both = {"generated": generated, "training": training}
     g, r = (m if isinstance(m, Moments) else moments(m, name) for name, m in both.items())
-    check_width("generated", g.mean, r.mean)
+    if g.mean.shape != r.mean.shape:
+        raise ValueError(f"generated have {len(g.mean)} features, training {len(r.mean)}; allowed: as many")
     overlap = linalg.svdvals(g.root @ r.root.T).sum()
     spread = (g.root**2).sum() + (r.root**2).sum() - 2 * overlap
     return float(((g.mean - r.mean) ** 2).sum() + max(spread, 0.0))

@@ -9,8 +9,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
-from memlib.checks import Floats, Ints
-from memlib.metrics.fid import Moments, check_width, feature_matrix, frechet_distance, moments
+from memlib.checks import Floats, Ints, check_range, check_share
+from memlib.metrics.fid import Moments, frechet_distance, moments
+from memlib.metrics.neighbors import batches, feature_matrices
 
 Interval = tuple[float, float]
 
@@ -21,65 +22,44 @@ SURE = 1e-5  # float32 finds neighbors at this distance and above up to a tenth 
 
 
 class Nearest(NamedTuple):
-    """The nearest training feature of every generated one, in cosine distance.
+    """The nearest training feature of every generated one, in cosine distance."""
 
-    Attributes:
-        d: mean of `distances`, between 0 and 1.
-        distances: of the generated features that are not zero, (m,).
-        rows: which generated features these are, (m,).
-        neighbors: the row of each one's nearest training feature, (m,).
-        dropped: how many generated and how many training features are zero and have no direction.
-    """
-
-    d: float
-    distances: Floats
-    rows: Ints
-    neighbors: Ints
-    dropped: tuple[int, int]
+    d: float  # mean of `distances`, between 0 and 1
+    distances: Floats  # of the generated features that are not zero, (m,)
+    rows: Ints  # which generated features these are, (m,)
+    neighbors: Ints  # the row of each one's nearest training feature, (m,)
+    dropped: tuple[int, int]  # generated and training features that are zero and have no direction
 
 
 @dataclass(frozen=True, eq=False)
 class MiFID:
-    """A score and what it is made of; intervals are NaN where no replicates were asked for.
+    """A score and what it is made of.
 
-    Attributes:
-        mifid: fid / (d_thr + delta).
-        fid: squared Frechet distance, at least 0.
-        d: memorization distance, between 0 and 1.
-        d_thr: d below eps, else 1.
-        eps, delta: as asked for.
-        held_out_d: d of held-out images, the yardstick of eps; NaN where none were given.
-        nearest: the nearest training feature of every generated one.
-        mifid_interval, fid_interval, d_interval: for samples without end of the same generator.
-        fid_bias: by how much a sample of this size is expected to raise fid; not taken off.
-        penalized: share of the replicates with d below eps.
+    Intervals are for samples without end of the same generator; they and the bias are NaN without replicates.
     """
 
-    mifid: float
-    fid: float
-    d: float
-    d_thr: float
-    eps: float
+    mifid: float  # as from `penalized_fid`
+    fid: float  # squared Frechet distance, at least 0
+    d: float  # memorization distance, between 0 and 1
+    eps: float  # as asked for, as is delta
     delta: float
-    held_out_d: float
+    held_out_d: float  # d of held-out images, the yardstick of eps; NaN where none were given
     nearest: Nearest
     mifid_interval: Interval
     fid_interval: Interval
     d_interval: Interval
-    fid_bias: float
-    penalized: float
+    fid_bias: float  # by how much a sample of this size is expected to raise fid; not taken off
 
     def offenders(self, most: int = 10) -> pd.DataFrame:
         """The closest pairs, ascending: rows of both features, `generated` and `training`, and `distance`."""
-        if most < 1:
-            raise ValueError(f"most is {most}; allowed: 1 or more")
+        check_range(1, most=most)
         near = self.nearest
         order = np.argsort(near.distances, kind="stable")[:most]
         pairs = {"generated": near.rows[order], "training": near.neighbors[order]}
         return pd.DataFrame(pairs | {"distance": near.distances[order]})
 
 
-def memorization_distance(generated: ArrayLike, training: ArrayLike, chunk: int = 4096) -> Nearest:
+def memorization_distance(generated: ArrayLike, training: ArrayLike) -> Nearest:
     r"""How close generated features come to training features, on average.
 
     $$d = \frac{1}{m} \sum_g \min_r \left(1 - |\cos(g, r)|\right)$$
@@ -93,9 +73,7 @@ def memorization_distance(generated: ArrayLike, training: ArrayLike, chunk: int 
     Args:
         generated: (m, d), finite; float32 halves time and memory; neighbors farther than 1e-5 are then the
             nearest up to 1e-6.
-        training: (n, d), finite.
-        chunk: rows of either handled at once, at least 1; memory beside the input is about
-            16 chunk (chunk + 3 d) bytes, for float32 8 chunk (chunk + 5 d).
+        training: (n, d), finite; memory beside the input is about that of another copy.
 
     Raises:
         ValueError: another shape, values that are not finite, or nothing but zero features in one of the two.
@@ -105,53 +83,45 @@ def memorization_distance(generated: ArrayLike, training: ArrayLike, chunk: int 
     >>> memorization_distance([[2.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [1.0, 1.0]]).d
     0.0
     """
-    generated, training = feature_matrix("generated", generated), feature_matrix("training", training)
-    check_width("generated", generated, training)
-    if chunk < 1:
-        raise ValueError(f"chunk is {chunk}; allowed: 1 or more")
-    rows, columns = (np.flatnonzero(f.any(axis=1)) for f in (generated, training))
-    for name, kept in (("generated", rows), ("training", columns)):
+    both = {"generated": generated, "training": training}
+    generated, training = feature_matrices(**both)
+    rows, columns = (np.flatnonzero(x.any(axis=1)) for x in (generated, training))
+    for name, kept in zip(both, (rows, columns), strict=True):
         if not len(kept):
             raise ValueError(f"all {name} features are zero; allowed: some that have a direction")
     precision = np.result_type(generated, training)
-    distances, neighbors = _search(generated, rows, training, columns, precision, chunk)
-    unsure = np.flatnonzero((distances > 0) & (distances < SURE)) if precision == np.float32 else []
-    if len(unsure):
-        again = _search(generated, rows[unsure], training, columns, np.dtype(np.float64), chunk)
+    distances, neighbors = _search(generated, rows, training, columns, precision)
+    unsure = np.flatnonzero((distances > 0) & (distances < SURE))
+    if len(unsure) and precision == np.float32:
+        again = _search(generated, rows[unsure], training, columns, np.dtype(np.float64))
         distances[unsure], neighbors[unsure] = again
     dropped = len(generated) - len(rows), len(training) - len(columns)
     return Nearest(float(distances.mean()), distances, rows, neighbors, dropped)
 
 
 def _search(
-    generated: NDArray, rows: Ints, training: NDArray, columns: Ints, precision: np.dtype, chunk: int
+    generated: NDArray, rows: Ints, training: NDArray, columns: Ints, precision: np.dtype
 ) -> tuple[Floats, Ints]:
     """Distance of each of the rows to the nearest of the columns, and which that is."""
-    largest, length = (v.astype(precision) for v in _scale(training, columns, precision, chunk))
+    units = np.empty((len(columns), training.shape[1]), precision)
+    for part in batches(*units.shape):
+        units[part] = _unit(training[columns[part]])
     distances, neighbors = np.empty(len(rows)), np.empty(len(rows), dtype=np.int64)
-    for start in range(0, len(rows), chunk):
-        unit = _unit(generated[rows[start : start + chunk]])
-        g = unit.astype(precision)
-        best, found = np.full(len(g), -1.0), np.zeros(len(g), dtype=np.int64)
-        for offset in range(0, len(columns), chunk):
-            part = slice(offset, offset + chunk)
-            # in two steps, so that squares do not overflow; without a float64 copy of the block
-            other = training[columns[part]].astype(precision) / largest[part, None]
-            other /= length[part, None]
-            cosine = g @ other.T
-            np.abs(cosine, out=cosine)
-            which = cosine.argmax(axis=1)
-            closest = cosine[np.arange(len(g)), which]
-            better = closest > best
-            best[better], found[better] = closest[better], which[better] + offset
-        neighbors[start : start + chunk] = columns[found]
-        other = _unit(training[columns[found]])
+    for part in batches(len(rows), max(units.shape)):
+        unit = _unit(generated[rows[part]])
+        cosine = unit.astype(precision) @ units.T
+        neighbors[part] = columns[np.abs(cosine, out=cosine).argmax(axis=1)]
+        other = _unit(training[neighbors[part]])
         # 1 - |cos| of unit vectors, without the loss of digits where they are close
-        opposite = np.einsum("ij,ij->i", unit, other) < 0
-        other[opposite] *= -1
-        unit -= other
-        distances[start : start + chunk] = np.einsum("ij,ij->i", unit, unit) / 2
+        other[np.einsum("ij,ij->i", unit, other) < 0] *= -1
+        distances[part] = ((unit - other) ** 2).sum(axis=1) / 2
     return distances, neighbors
+
+
+def _unit(features: NDArray) -> Floats:
+    """Rows of length 1 in float64; the largest entry first, so that squares do not underflow."""
+    unit = features / np.abs(features).max(axis=1, keepdims=True).astype(np.float64)
+    return unit / np.linalg.norm(unit, axis=1, keepdims=True)
 
 
 def penalized_fid(fid: ArrayLike, d: ArrayLike, eps: float, delta: float = DELTA) -> Floats:
@@ -200,7 +170,7 @@ def mifid(
         delta: above 0, what keeps the score finite at d = 0.
         held_out: features of images that no generator saw, for `held_out_d`.
         replicates: of the bootstrap, 0 for none, else at least 20; m d^2 operations each: seconds, so
-            minutes in all, at 50000 x 2048.
+            minutes in all, at 50000 x 2048, with 24 m d bytes of memory.
         level: of the intervals, between 0 and 1.
         seed: of the bootstrap, 0 or more.
 
@@ -212,41 +182,38 @@ def mifid(
     """
     if not (replicates == 0 or replicates >= 20):
         raise ValueError(f"replicates is {replicates}; allowed: 0 for none, or 20 or more")
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; allowed: between 0 and 1")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; allowed: 0 or more")
+    check_share(level=level)
+    check_range(0, seed=seed)
     penalized_fid(0, 0, eps, delta)  # refuses what is not allowed before anything is computed
-    generated, training = feature_matrix("generated", generated), feature_matrix("training", training)
     if held_out is not None:
-        held_out = feature_matrix("held_out", held_out)
-        check_width("held_out", held_out, training)
+        held_out = feature_matrices(held_out=held_out, training=training)[0]
+    generated, training = feature_matrices(generated=generated, training=training)
     reference = moments(training, "training")
     fid = frechet_distance(generated, reference)
     nearest = memorization_distance(generated, training)
     held_out_d = np.nan if held_out is None else memorization_distance(held_out, training).d
-    score = float(penalized_fid(fid, nearest.d, eps, delta))
-    parts = np.array(list(_resampled(generated, reference, nearest, replicates, seed))).reshape(-1, 2).T
-    fids, ds = np.maximum(2 * fid - parts[0], 0), parts[1]
+    parts = (
+        list(_resampled(generated, reference, nearest, replicates, seed)) if replicates else [[np.nan] * 2]
+    )
+    fids, ds = np.transpose(parts)
+    basic = np.maximum(2 * fid - fids, 0)
 
     def ends(values: Floats) -> Interval:
-        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if replicates else [np.nan] * 2
+        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 
     return MiFID(
-        mifid=score,
+        mifid=float(penalized_fid(fid, nearest.d, eps, delta)),
         fid=fid,
         d=nearest.d,
-        d_thr=nearest.d if nearest.d < eps else 1.0,
         eps=eps,
         delta=delta,
         held_out_d=float(held_out_d),
         nearest=nearest,
-        mifid_interval=ends(penalized_fid(fids, ds, eps, delta)),
-        fid_interval=ends(fids),
+        mifid_interval=ends(penalized_fid(basic, ds, eps, delta)),
+        fid_interval=ends(basic),
         d_interval=ends(ds),
-        fid_bias=float(parts[0].mean() - fid) if replicates else np.nan,
-        penalized=float((ds < eps).mean()) if replicates else np.nan,
+        fid_bias=float(fids.mean() - fid),
     )
 
 
@@ -254,46 +221,20 @@ def _resampled(
     generated: NDArray, reference: Moments, nearest: Nearest, replicates: int, seed: int
 ) -> Iterator[tuple[float, float]]:
     """FID and d of samples of the generated features, drawn with replacement."""
-    n, d = generated.shape
-    rng = np.random.default_rng(seed)
-    center, size = generated.mean(axis=0, dtype=np.float64), max(4 * d, 1024)
+    n, rng = len(generated), np.random.default_rng(seed)
+    center = generated.mean(axis=0, dtype=np.float64)
+    x = generated - center  # (n, d)
+    turned, squares = x @ reference.root.T, (x**2).sum(axis=1)
     for _ in range(replicates):
         counts = rng.multinomial(n, np.full(n, 1 / n)).astype(np.float64)
-        mean, cross, trace = np.zeros(d), np.zeros((d, d)), 0.0
-        for start in range(0, n, size):
-            weights = counts[start : start + size]
-            x = (generated[start : start + size] - center)[weights > 0]
-            weights = weights[weights > 0]
-            mean += weights @ x / n
-            scaled = np.sqrt(weights)[:, None] * x
-            trace += (scaled**2).sum()
-            scaled = scaled @ reference.root.T
-            cross += scaled.T @ scaled
-        shift = reference.root @ mean
-        cross = (cross - n * np.outer(shift, shift)) / (n - 1)  # root Sigma_g root^T
-        trace = (trace - n * (mean**2).sum()) / (n - 1)
+        drawn = counts > 0
+        weighted = np.sqrt(counts[drawn])[:, None] * turned[drawn]
+        mean, shift = counts @ x / n, counts @ turned / n
+        cross = (weighted.T @ weighted - n * np.outer(shift, shift)) / (n - 1)  # root Sigma_g root^T
+        trace = (counts @ squares - n * (mean**2).sum()) / (n - 1)
         overlap = np.sqrt(linalg.eigvalsh(cross, check_finite=False).clip(0)).sum()
         spread = max(trace + (reference.root**2).sum() - 2 * overlap, 0.0)
         kept = counts[nearest.rows]
         # a replicate of dropped features alone has no distance of its own
-        distance = kept @ nearest.distances / kept.sum() if kept.any() else nearest.d
-        yield ((center + mean - reference.mean) ** 2).sum() + spread, distance
-
-
-def _scale(features: NDArray, rows: Ints, precision: np.dtype, chunk: int) -> tuple[Floats, Floats]:
-    """Largest absolute entry of rows, and their length after division by it, (len(rows),) each."""
-    largest, length = np.empty(len(rows)), np.empty(len(rows))
-    for start in range(0, len(rows), chunk):
-        part = slice(start, start + chunk)
-        block = features[rows[part]].astype(precision)
-        largest[part] = np.abs(block).max(axis=1)
-        block /= largest[part, None].astype(precision)
-        length[part] = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
-    return largest, length
-
-
-def _unit(features: NDArray) -> Floats:
-    """Rows of length 1 in float64; the largest entry first, so that squares neither over- nor underflow."""
-    unit = features / np.abs(features).max(axis=1, keepdims=True).astype(np.float64)
-    unit /= np.sqrt(np.einsum("ij,ij->i", unit, unit))[:, None]
-    return unit
+        d = kept @ nearest.distances / kept.sum() if kept.any() else nearest.d
+        yield ((center + mean - reference.mean) ** 2).sum() + spread, d

@@ -1,11 +1,16 @@
 """Nearest neighbors in pixel space: do model samples lie closer to a training image than held-out images?"""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.distance import cdist
+from sklearn.neighbors import NearestNeighbors
 
-from memlib.checks import Floats, Ints
+from memlib.checks import Floats, Ints, check_range
+
+BLOCK = 2**22  # numbers handled at once by the searches of this room: 32 MB in float64
 
 
 class DistanceRatio(NamedTuple):
@@ -35,83 +40,97 @@ def half_resolution(images: NDArray[np.uint8]) -> Floats:
     >>> half_resolution(np.array([[[[0, 255], [255, 0]]]], dtype=np.uint8))
     array([[0.5]])
     """
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] % 2 or images.shape[3] % 2:
-        raise ValueError(
-            f"images must be uint8 (n, C, H, W) with even H and W, got {images.dtype} {images.shape}"
-        )
-    n, channels, height, width = images.shape
-    blocks = images.reshape(n, channels, height // 2, 2, width // 2, 2)
+    images = check_images("images", images)
+    n, C, H, W = images.shape
     # Sums of four bytes are exact in uint16, so equal images stay exactly equal.
-    return (blocks.sum(axis=(3, 5), dtype=np.uint16) / (4 * 255.0)).reshape(n, channels * height * width // 4)
+    sums = images.reshape(n, C, H // 2, 2, W // 2, 2).sum(axis=(3, 5), dtype=np.uint16)
+    return sums.reshape(n, C * H * W // 4) / (4 * 255.0)
 
 
-def nearest(
-    queries: ArrayLike, references: ArrayLike, *, exclude_self: bool = False, chunk: int = 2048
-) -> tuple[Floats, Ints]:
+def nearest(queries: ArrayLike, references: ArrayLike, *, exclude_self: bool = False) -> tuple[Floats, Ints]:
     r"""Find the reference nearest to every query, in Euclidean distance and exactly.
 
-    $$\|q - r\|^2 = \|q\|^2 + \|r\|^2 - 2\,q \cdot r$$
+    scikit-learn turns the search into matrix products by
 
-    turns the search into matrix products, but loses digits where q is close to r. So the products only rule
-    out: every reference that rounding could have hidden is measured again from the difference q - r. An exact
-    copy gives exactly 0, and of references at the same distance the first wins, whatever the chunk size.
+    $$\|q - r\|^2 = \|q\|^2 + \|r\|^2 - 2\,q \cdot r ,$$
+
+    which loses digits where q is close to r. So the distance to the one it finds is measured again from the
+    difference q - r, and where rounding could have hidden a closer one, all are. An exact copy gives exactly
+    0, and of references at the same distance the first wins. Many equal references make it slow.
 
     Args:
         queries: (n, d), finite numbers.
-        references: (m, d), finite numbers, m at least 1.
+        references: (m, d), finite numbers.
         exclude_self: leave out reference i for query i; both arrays then have the same shape, m at least 2.
-        chunk: rows of either array handled at once, at least 1; memory is about 32 chunk (chunk + d) bytes.
 
     Returns:
         The distance (n,) float64 and the row of the nearest reference (n,) int64.
 
     Raises:
-        ValueError: if a shape, a value or `chunk` is not as above.
+        ValueError: if a shape or a value is not as above.
     """
-    queries, references = check_matrix("queries", queries), check_matrix("references", references)
-    if queries.shape[1] != references.shape[1]:
-        raise ValueError(
-            f"queries and references must have as many columns, got {queries.shape} and {references.shape}"
-        )
-    if exclude_self and queries.shape != references.shape:
-        raise ValueError(f"exclude_self needs equal shapes, got {queries.shape} and {references.shape}")
-    if len(references) < 1 + exclude_self:
-        raise ValueError(f"references must have at least {1 + exclude_self} rows, got {len(references)}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
-
-    # A bound on the relative rounding error of the expanded square: three dot products of length d.
-    slack = 4 * (queries.shape[1] + 4) * np.finfo(float).eps
-    distance, index = np.empty(len(queries)), np.empty(len(queries), dtype=np.int64)
-    for start in range(0, len(queries), chunk):
-        q = queries[start : start + chunk].astype(np.float64)
-        best, best_index = np.full(len(q), np.inf), np.full(len(q), -1)
-        q_norm = np.einsum("ij,ij->i", q, q)
-        for offset in range(0, len(references), chunk):
-            r = references[offset : offset + chunk].astype(np.float64)
-            r_norm = np.einsum("ij,ij->i", r, r)
-            square = q @ r.T
-            square *= -2
-            square += q_norm[:, None]
-            square += r_norm
-            if exclude_self:
-                own = np.arange(start, start + len(q)) - offset
-                inside = (own >= 0) & (own < len(r))
-                square[inside, own[inside]] = np.inf
-            error = slack * (q_norm + r_norm.max())
-            bound = np.minimum(square.min(axis=1) + 2 * error, best + error)
-            # Row-major order: for one query, candidates come in the order of their reference.
-            rows, columns = np.nonzero((square <= bound[:, None]) & np.isfinite(square))
-            for part in range(0, len(rows), chunk):
-                i, j = rows[part : part + chunk], columns[part : part + chunk]
-                exact = ((q[i] - r[j]) ** 2).sum(axis=1)
-                order = np.lexsort((j, exact, i))
-                first = order[np.unique(i[order], return_index=True)[1]]  # the best candidate of each query
-                better = first[exact[first] < best[i[first]]]
-                best[i[better]], best_index[i[better]] = exact[better], j[better] + offset
-        distance[start : start + chunk], index[start : start + chunk] = np.sqrt(best), best_index
+    both = feature_matrices(queries=queries, references=references)
+    q, r = (x.astype(np.float64, copy=False) for x in both)
+    if exclude_self and q.shape != r.shape:
+        raise ValueError(f"exclude_self needs equal shapes, got {q.shape} and {r.shape}")
+    if exclude_self and len(r) < 2:
+        raise ValueError("references must have at least 2 rows to exclude_self, got 1")
+    search = NearestNeighbors(n_neighbors=min(2, len(r) - exclude_self), algorithm="brute").fit(r)
+    rival, found = search.kneighbors(None if exclude_self else q)
+    index, distance = found[:, 0].copy(), np.empty(len(q))
+    for part in batches(*q.shape):
+        distance[part] = np.linalg.norm(q[part] - r[index[part]], axis=1)
+    if rival.shape[1] == 1:
+        return distance, index
+    # Nothing closer is longer than |q| + distance; the rounding error of its square is three dot products'.
+    length = np.linalg.norm(q, axis=1)
+    error = 4 * (q.shape[1] + 4) * np.finfo(float).eps * (length**2 + (length + distance) ** 2)
+    doubtful = np.flatnonzero(rival[:, 1] ** 2 <= distance**2 + error)
+    for part in batches(len(doubtful), len(r)):
+        rows = doubtful[part]
+        every = cdist(q[rows], r)
+        if exclude_self:
+            every[np.arange(len(rows)), rows] = np.inf
+        index[rows] = every.argmin(axis=1)
+        distance[rows] = np.linalg.norm(q[rows] - r[index[rows]], axis=1)
     return distance, index
+
+
+def check_images(name: str, images: ArrayLike) -> NDArray[np.uint8]:
+    """Images as an array; ValueError by `name` for others than uint8 (n, C, H, W), H and W even."""
+    images = np.asarray(images)
+    shape = images.shape
+    if images.dtype != np.uint8 or images.ndim != 4 or 0 in shape or shape[2] % 2 or shape[3] % 2:
+        raise ValueError(
+            f"{name} must be uint8 (n, C, H, W), n at least 1, H and W even, got {images.dtype} {shape}"
+        )
+    return images
+
+
+def batches(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of the rows of an array that hold at most `BLOCK` numbers, or a single row."""
+    size = max(1, BLOCK // columns)
+    return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def feature_matrices(**sets: ArrayLike) -> list[NDArray[np.floating]]:
+    """Sets of features as float32 or float64 (n, d); ValueError by name for others than numbers below 1e150.
+
+    >>> feature_matrices(generated=[[1, 2]], training=[[1, 2], [3, 4]])[0]
+    array([[1., 2.]])
+    """
+    arrays = [np.asarray(values) for values in sets.values()]
+    for name, x in zip(sets, arrays, strict=True):
+        if x.ndim != 2 or x.dtype.kind not in "buif" or not x.size:
+            raise ValueError(f"{name} are {x.dtype} {x.shape}; allowed: numbers of shape (n, d)")
+        # squares beyond the float range would compare as equal, so the limit is on them; NaN is not below
+        if x.dtype.kind == "f" and not max(float(x.max()), -float(x.min())) < 1e150:
+            raise ValueError(f"{name} have values that are not finite and below 1e150; allowed: such only")
+    *others, (last, width) = [(name, x.shape[1]) for name, x in zip(sets, arrays, strict=True)]
+    for name, d in others:
+        if d != width:
+            raise ValueError(f"{name} have {d} features, {last} {width}; allowed: as many")
+    return [x if x.dtype == np.float32 else x.astype(np.float64, copy=False) for x in arrays]
 
 
 def distance_ratio(train: ArrayLike, validation: ArrayLike, samples: ArrayLike) -> DistanceRatio:
@@ -143,10 +162,8 @@ def distance_ratio(train: ArrayLike, validation: ArrayLike, samples: ArrayLike) 
         raise ValueError(
             f"samples must be as many as validation observations, got {len(samples)} and {len(validation)}"
         )
-    to_validation, nearest_validation = nearest(train, validation)
-    to_sample, nearest_sample = nearest(train, samples)
-    rho = _divide(to_validation, to_sample)
-    return DistanceRatio(rho, to_validation, to_sample, nearest_validation, nearest_sample)
+    distances, rows = zip(nearest(train, validation), nearest(train, samples), strict=True)
+    return DistanceRatio(_ratio(*distances), *distances, *rows)
 
 
 def distance_ratio_as_published(
@@ -160,9 +177,7 @@ def distance_ratio_as_published(
     $$\rho_i = \frac{\|x_{b(i)} - v_{j(i)}\|}{\|x_{b(i)} - s_{j'(i)}\|}$$
 
     Args:
-        train: (n, d).
-        validation: (m, d).
-        samples: (m, d).
+        train, validation, samples: as for `distance_ratio`.
         batch: training images per batch, at least 1; at 1 the result equals `distance_ratio`.
 
     Returns:
@@ -173,38 +188,14 @@ def distance_ratio_as_published(
 
     Source: figures 5, 12 and 13 of the paper; public code of the authors.
     """
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
-    right = distance_ratio(train, validation, samples)
-    train = np.asarray(train)
-    to_validation, to_sample = np.empty(len(train)), np.empty(len(train))
-    for start in range(0, len(train), batch):
-        part, first = slice(start, start + batch), train[start].astype(np.float64)
-        for distance, references, index in (
-            (to_validation, validation, right.nearest_validation),
-            (to_sample, samples, right.nearest_sample),
-        ):
-            neighbors = np.asarray(references)[index[part]].astype(np.float64)
-            distance[part] = np.sqrt(((first - neighbors) ** 2).sum(axis=1))
-    rho = _divide(to_validation, to_sample)
-    return DistanceRatio(rho, to_validation, to_sample, right.nearest_validation, right.nearest_sample)
+    check_range(1, batch=batch)
+    *_, to_validation, to_sample = distance_ratio(train, validation, samples)
+    first = np.asarray(train, dtype=np.float64)[np.arange(len(train)) // batch * batch]  # x_b(i), (n, d)
+    neighbors = np.asarray(validation)[to_validation], np.asarray(samples)[to_sample]
+    distances = [np.linalg.norm(first - x, axis=1) for x in neighbors]
+    return DistanceRatio(_ratio(*distances), *distances, to_validation, to_sample)
 
 
-def check_matrix(name: str, values: ArrayLike) -> NDArray:
-    """Numbers (n, d), finite and of a size whose square is; ValueError by `name` otherwise."""
-    values = np.asarray(values)
-    if values.ndim != 2 or values.dtype.kind not in "buif":
-        raise ValueError(f"{name} must be numbers of shape (n, d), got {values.dtype} {values.shape}")
-    # Squares beyond the float range would compare as equal, so the limit is on them.
-    if (
-        values.dtype.kind == "f"
-        and values.size
-        and not max(float(values.max()), -float(values.min())) < 1e150
-    ):
-        raise ValueError(f"{name} must be finite and below 1e150 in size")
-    return values
-
-
-def _divide(to_validation: Floats, to_sample: Floats) -> Floats:
+def _ratio(to_validation: Floats, to_sample: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         return to_validation / to_sample

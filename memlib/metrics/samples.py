@@ -1,6 +1,6 @@
-"""Yardsticks of others for generated images, in any feature space, and how well a score detects."""
+"""Yardsticks of others for generated images, in any feature space."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -8,34 +8,21 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_chunked
+from sklearn.neighbors import NearestNeighbors
 
 from memlib.checks import Floats, Ints
-from memlib.metrics.neighbors import check_matrix, distance_ratio, nearest
+from memlib.metrics.neighbors import distance_ratio, feature_matrices, nearest
 
 ENOUGH = 20  # generated images that a cell of the data-copying test must exceed
 
 
 class DataCopying(NamedTuple):
-    """The data-copying test.
+    """The data-copying test."""
 
-    Attributes:
-        statistic: C_T; far below 0 where the model copies, far above where it underfits.
-        z: Mann-Whitney statistic of each cell, (cells,); NaN where the cell is left out.
-        weights: share of the held-out images in each cell, (cells,).
-        generated: images in each cell, (cells,).
-    """
-
-    statistic: float
-    z: Floats
-    weights: Floats
-    generated: Ints
-
-
-class Authenticity(NamedTuple):
-    """Share of the generated images that are authentic, and which, (m,)."""
-
-    share: float
-    authentic: NDArray[np.bool_]
+    statistic: float  # C_T; far below 0 where the model copies, far above where it underfits
+    z: Floats  # Mann-Whitney statistic of each cell, (cells,); NaN where the cell is left out
+    weights: Floats  # share of the held-out images in each cell, (cells,)
+    generated: Ints  # images in each cell, (cells,)
 
 
 def data_copying(
@@ -67,7 +54,7 @@ def data_copying(
     Source: Meehan, Chaudhuri & Dasgupta (2020); number of cells and least images as in the code of Stein et
     al. (2023).
     """
-    training, held_out, generated = (np.asarray(x) for x in (training, held_out, generated))
+    training, held_out, generated = map(np.asarray, (training, held_out, generated))
     partition = cells if isinstance(cells, KMeans) else partitioned(training, cells, seed)
     cells = partition.n_clusters
     place = [partition.predict(x.astype(partition.cluster_centers_.dtype)) for x in (held_out, generated)]
@@ -76,8 +63,7 @@ def data_copying(
     for cell in np.flatnonzero((counts > ENOUGH) & (weights > 0)):
         inside = training[partition.labels_ == cell]
         p, q = (nearest(x[at == cell], inside)[0] for x, at in zip((held_out, generated), place, strict=True))
-        m, n = len(q), len(p)
-        u = stats.rankdata(np.concatenate([q, p]))[:m].sum() - m * (m + 1) / 2
+        m, n, u = len(q), len(p), stats.mannwhitneyu(q, p).statistic
         z[cell] = (u - m * n / 2) / np.sqrt(m * n * (m + n + 1) / 12)
     used = ~np.isnan(z)
     if not used.any():
@@ -97,8 +83,10 @@ def partitioned(training: ArrayLike, cells: int, seed: int = 0) -> KMeans:
     return KMeans(cells, n_init=10, random_state=seed).fit(training)
 
 
-def authenticity(training: ArrayLike, generated: ArrayLike, spacing: ArrayLike | None = None) -> Authenticity:
-    """Which generated images are farther from their nearest training image than that one is from its own.
+def authenticity(
+    training: ArrayLike, generated: ArrayLike, spacing: ArrayLike | None = None
+) -> NDArray[np.bool_]:
+    """Which generated images, (m,), are farther from their nearest training image than that one from its own.
 
     A copy is never authentic. The share, in percent, is known as AuthPct.
 
@@ -112,17 +100,16 @@ def authenticity(training: ArrayLike, generated: ArrayLike, spacing: ArrayLike |
 
     Source: Alaa et al. (2022); Stein et al. (2023) for its use in a space of features.
 
-    >>> authenticity([[0.0], [3.0]], [[0.5], [7.0]]).authentic
+    >>> authenticity([[0.0], [3.0]], [[0.5], [7.0]])
     array([False,  True])
     """
     distance, index = nearest(generated, training)
     if spacing is None:
         spacing = nearest(training, training, exclude_self=True)[0]
-    spacing = np.asarray(spacing)
-    if spacing.shape != (len(np.asarray(training)),):
-        raise ValueError(f"spacing is {spacing.shape}; allowed: ({len(np.asarray(training))},)")
-    authentic = distance > spacing[index]
-    return Authenticity(float(authentic.mean()), authentic)
+    spacing, shape = np.asarray(spacing), (len(training),)
+    if spacing.shape != shape:
+        raise ValueError(f"spacing is {spacing.shape}; allowed: {shape}")
+    return distance > spacing[index]
 
 
 def closer_share(training: ArrayLike, held_out: ArrayLike, generated: ArrayLike) -> float:
@@ -132,9 +119,7 @@ def closer_share(training: ArrayLike, held_out: ArrayLike, generated: ArrayLike)
     a copy on both sides, count half.
 
     Args:
-        training: (n, d).
-        held_out: (m, d).
-        generated: (m, d), as many.
+        training, held_out, generated: (n, d), (m, d) and (m, d).
 
     Raises:
         ValueError: as `distance_ratio`.
@@ -152,8 +137,8 @@ def radii(x: ArrayLike, k: int) -> Floats:
     >>> radii([[0.0], [1.0], [4.0]], 2)
     array([4., 3., 4.])
     """
-    [x] = _spaces({"images": x}, k)
-    return np.concatenate([np.partition(part, k, axis=1)[:, k] for part in _chunks(x, x)])
+    [x] = _spaces(k, images=x)
+    return NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors()[0][:, -1]
 
 
 def precision_recall(
@@ -164,9 +149,8 @@ def precision_recall(
     The ball of an image reaches to its k-th nearest neighbor in its own set, and holds its surface.
 
     Args:
-        training: (n, d), n above k.
-        generated: (m, d), m above k.
-        k: at least 1.
+        training, generated: (n, d) and (m, d).
+        k: at least 1, below n and m.
         reach: (n,), `radii` of the training images at k, where they are known.
 
     Returns:
@@ -177,7 +161,7 @@ def precision_recall(
 
     Source: Kynkäänniemi et al. (2019), with their k.
     """
-    training, generated = _spaces({"training": training, "generated": generated}, k)
+    training, generated = _spaces(k, training=training, generated=generated)
     reach = _reach(reach, training, k)
     held = [i.any(axis=1) for i in _inside(generated, training, reach)]
     found = [i.any(axis=1) for i in _inside(training, generated, radii(generated, k))]
@@ -201,7 +185,7 @@ def density_coverage(
 
     Source: Naeem et al. (2020), with their k.
     """
-    training, generated = _spaces({"training": training, "generated": generated}, k)
+    training, generated = _spaces(k, training=training, generated=generated)
     reach = _reach(reach, training, k)
     density, covered = 0, np.zeros(len(training), dtype=bool)
     for inside in _inside(generated, training, reach):
@@ -210,12 +194,10 @@ def density_coverage(
     return float(density / (k * len(generated))), float(covered.mean())
 
 
-def _spaces(sets: Mapping[str, ArrayLike], k: int) -> list[Floats]:
+def _spaces(k: int, **sets: ArrayLike) -> list[Floats]:
     """All as float64 around the mean of the first, which keeps digits."""
-    arrays = [check_matrix(name, x) for name, x in sets.items()]
+    arrays = feature_matrices(**sets)
     for name, x in zip(sets, arrays, strict=True):
-        if x.shape[1] != arrays[0].shape[1]:
-            raise ValueError(f"{name} have {x.shape[1]} features; allowed: {arrays[0].shape[1]} in all sets")
         if not 1 <= k < len(x):
             raise ValueError(f"k is {k} and {name} are {len(x)}; allowed: k from 1 to below their number")
     center = arrays[0].mean(axis=0, dtype=np.float64)
@@ -229,12 +211,8 @@ def _reach(reach: ArrayLike | None, training: Floats, k: int) -> Floats:
     return reach
 
 
-def _chunks(queries: Floats, centers: Floats) -> Iterator[Floats]:
-    """Distances (part of queries, centers), 64 MB at a time."""
-    return pairwise_distances_chunked(queries, centers, metric="euclidean", working_memory=64)
-
-
 def _inside(queries: Floats, centers: Floats, reach: Floats) -> Iterator[NDArray[np.bool_]]:
+    """Which queries are within reach of which centers, (part of queries, centers), 64 MB at a time."""
     # equal rows are at distance 0 only up to the root of the rounding error of their squares
     reach = reach + 1e-7 * (reach + np.sqrt((centers**2).sum(axis=1)))
-    return (part <= reach for part in _chunks(queries, centers))
+    return (part <= reach for part in pairwise_distances_chunked(queries, centers, working_memory=64))

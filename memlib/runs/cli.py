@@ -17,7 +17,7 @@ from memlib import datasets
 from memlib.experiment import EXPERIMENTS, Experiment
 from memlib.memorization import least_observations
 from memlib.runs import inventory
-from memlib.runs.cluster import ClusterError, connect
+from memlib.runs.executors import ClusterError, connect
 from memlib.runs.inventory import Stored
 from memlib.runs.store import StoreError
 
@@ -159,34 +159,50 @@ def _shown(fields: dict[str, Any]) -> str:
 @main.command(name="list")
 @_ROOT
 def list_(root: Path | None) -> None:
-    """List the experiments and what is stored, with the progress of each."""
-    stored = inventory.list_results(root)
+    """List the experiments and what is stored of each: trained, begun, and with which settings scored."""
     lines: dict[str, list[str]] = {name: [] for name in EXPERIMENTS}
-    variants = []
-    for found in (found for found in stored if found.request):
-        name, changes = _recognize(found.request | {"images": found.images})
-        if changes:
-            variants.append(f"{name} with {_shown(changes)}: {_state(found)}")
-        else:
-            lines[name].append(_state(found, EXPERIMENTS[name].repeats))
+    variants, problems = [], []
+    for found in inventory.list_results(root):
+        problems += found.problems
+        choices = found.scored or [(found.request, [])] if found.request else []
+        for request, scored in choices:
+            name, changes = _recognize(request | {"images": found.images})
+            if changes:
+                variants.append(f"{name} with {_shown(changes)}: {_state(found, scored)}")
+            else:
+                lines[name].append(_state(found, scored, EXPERIMENTS[name].repeats))
     for name, states in lines.items():
         click.echo(f"{name:<12} {'; '.join(states) or '-'}")
-    for line in variants + [problem for found in stored for problem in found.problems]:
+    for line in variants + problems:
         click.echo(line)
 
 
-def _state(found: Stored, asked: int | None = None) -> str:
-    """Progress, size and age of a folder of results."""
-    if asked:
-        parts = [f"{found.repeats}/{asked} repeats"]
-    else:
-        parts = [f"{found.repeats} repeat{'s' if found.repeats != 1 else ''}"]
+def _state(found: Stored, scored: list[int], asked: int | None = None) -> str:
+    """Progress, size and age of a run with one choice of scoring."""
+    trained = sum(member is not None for member in found.trained)
+    parts = [f"{len(scored)}/{asked} repeats" if asked else f"{len(scored)} repeat{'s' * (len(scored) != 1)}"]
+    if trained != len(scored):
+        parts.append(f"{trained} trained")
     if epochs := sorted({*found.begun.values()}):
         span = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
         parts.append(f"{len(found.begun)} begun (epoch {span} of {found.request['epochs']})")
     if found.running:
         parts.append(f"{len(found.running)} running")
-    return ", ".join([*parts, _size(found.bytes), _age(time.time() - found.modified)])
+    size = _size(found.bytes) + (f" ({_size(found.model_bytes)} of models)" if found.model_bytes else "")
+    return ", ".join([*parts, size, _age(time.time() - found.modified)])
+
+
+@main.command()
+@click.argument("experiment")
+@_fields
+@_ROOT
+def prune(experiment: str, root: Path | None, **fields: Any) -> None:
+    """Delete the models of EXPERIMENT, which has been run, to free their disk space.
+
+    Scores and the model of all images stay. The models cannot be scored with other settings then.
+    """
+    freed = memlib.prune(memlib.variant(experiment, **fields), root=root)
+    click.echo(f"{_size(freed)} freed")
 
 
 @main.command()

@@ -73,13 +73,13 @@ class Cost:
     """What is missing of an experiment, counted: totals, unless a comment says otherwise."""
 
     models: int
-    steps: int  # of one model of a repeat; where no repeat is missing, of the model of all images
+    steps: int  # of one model of a repeat; where no repeat is to be trained, of the model of all images
     training_flop: int  # with the losses of validation images
     scoring_flop: int  # with S samples
     rescoring_flop: int  # at most, if Pareto k-hat asks for more samples everywhere
     adam_bytes: int  # moved between memory and processor
     result_bytes: int  # on disk, of log_px and ess: most of it
-    model_bytes: int  # on disk, of the trained models
+    model_bytes: int  # on disk, of the models that are trained
     cpu_memory: int  # peak in bytes, a bound; see `cost`
     gpu_memory: int
 
@@ -102,7 +102,8 @@ def cost(
         n: training images, of `channels` 1 or 3.
         validation_images: on which the model of all images is evaluated after every epoch.
         missing: repeats to compute, and None for the model of all images, each with the epochs that it has
-            behind it; by default all from the start.
+            behind it; by default all from the start. A repeat that has all of them behind it is scored anew,
+            at the last one.
         at_once: repeats at a time, tasks side by side on a CPU or stacked into one on a GPU.
 
     Raises:
@@ -124,9 +125,11 @@ def cost(
     training_passes = repeat_epochs * K * size + full_epochs * n
     optimizer_steps = repeat_epochs * K * steps + full_epochs * full_steps
     losses = full_epochs * validation_images
-    pairs = len(experiment.evaluated_epochs) * K * n  # of a repeat
-    scored_pairs = sum(epoch > done for done in begun for epoch in experiment.evaluated_epochs) * K * n
-    trained = len(begun) * K + (None in missing)
+    evaluated = experiment.evaluated_epochs
+    pairs = len(evaluated) * K * n  # of a repeat
+    scored_pairs = sum(max(1, sum(epoch > done for epoch in evaluated)) for done in begun) * K * n
+    stored_pairs = sum(len(evaluated) if done < epochs else 1 for done in begun) * K * n
+    trained = sum(done < epochs for done in begun) * K + (full_epochs > 0)
 
     def memory(copies: int, tile: int) -> int:
         decoded = max(tile, models * pixels) // pixels * flops.outputs
@@ -139,13 +142,13 @@ def cost(
         return (1 + copies) * n * pixels + held + 4 * buffers
 
     return Cost(
-        models=trained,
-        steps=epochs * (steps if begun else full_steps * (None in missing)),
+        models=len(begun) * K + (None in missing),
+        steps=epochs * (steps if repeat_epochs else full_steps * (full_epochs > 0)),
         training_flop=training_passes * flops.train + losses * (flops.encode + flops.decode),
         scoring_flop=scored_pairs * (flops.encode + S * flops.decode),
         rescoring_flop=scored_pairs * (experiment.most_samples - S) * flops.decode,
         adam_bytes=ADAM_BYTES * flops.parameters * optimizer_steps,
-        result_bytes=8 * len(begun) * pairs,
+        result_bytes=8 * stored_pairs,
         model_bytes=trained * flops.model_bytes,
         cpu_memory=max(memory(at_once, at_once * TILE), 2 * 8 * experiment.repeats * pairs),
         gpu_memory=memory(1, DEVICE_TILE),
@@ -261,11 +264,12 @@ class Estimate:
         training, scoring, memory, results, models = map(
             _quantity, (c.training_flop, c.scoring_flop, self.memory, c.result_bytes, c.model_bytes)
         )
+        stored = f", {models}B of models (memlib prune frees them)" if c.model_bytes else ""
         longest = f"up to {_duration(self.most_seconds)} if every image needs more samples\n"
         return (
-            f"{c.models} model{'s' * (c.models > 1)}, {c.steps} steps each\n"
+            f"{c.models} model{'s' * (c.models > 1)}, {f'{c.steps} steps each' if c.steps else 'trained'}\n"
             f"{training}FLOP of training, {scoring}FLOP of scoring\n"
-            f"{memory}B of memory, {results}B of results, {models}B of models (memlib prune frees them)\n"
+            f"{memory}B of memory, {results}B of results{stored}\n"
             f"about {_duration(self.seconds)} here ({self.machine}; timed now on a few steps)\n"
             f"{longest if c.rescoring_flop else ''}"
             f"at least {_duration(self.h200_seconds)} on an H200 (data sheet)"

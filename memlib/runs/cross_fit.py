@@ -1,14 +1,17 @@
 """The score of any model: trained once per repeat and fold by a function of yours, or trained elsewhere."""
 
+import dataclasses
 import hashlib
 import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
@@ -16,16 +19,28 @@ import memlib.runs.store as store
 from memlib.data import ImageSet
 from memlib.experiment import Experiment, Stream
 from memlib.memorization import fold_assignment
-from memlib.psis import khat_thresholds
-from memlib.runs.model_scores import Arrays, Model, Place, check_alike, computed, named
-from memlib.runs.progress import progress_bar
+from memlib.runs.executors import progress_bar
+from memlib.runs.latent_model import LatentModel
 from memlib.runs.store import Record, StoreError
-from memlib.runs.train_source import settings_fields, source_sha256
-from memlib.runs.worker import WAIT_SECONDS, say_waiting
+from memlib.runs.task import run_facts, stored_scores
+from memlib.runs.worker import Report, claimed, work_through
 
-VERSION = 1  # to be raised whenever the same request gives other numbers
-HEALTH = ("ess", "khat", "num_samples")
-_SOURCE = "train_source_sha256"
+VERSION = 2  # to be raised whenever the same request gives other numbers
+_NOISE = ("device", "batch_size", "num_samples")  # with the seed they determine the noise of a `LatentModel`
+
+Arrays = dict[str, NDArray]
+Place = tuple[int, int]  # a model's repeat and fold
+
+
+class Model(Protocol):
+    """What can be scored.
+
+    `log_prob` gets n images and returns log p(x) of each, (n,), in nats, as a NumPy array or PyTorch tensor
+    on any device, of 32-bit floating point or more. It is called once, with all images, and has to divide
+    them into batches if need be.
+    """
+
+    def log_prob(self, images: ImageSet) -> ArrayLike: ...
 
 
 def cross_fit(
@@ -56,37 +71,31 @@ def cross_fit(
         repeats: L, 1 or more.
         seed: of the folds, the seeds of the models and the noise of `LatentModel`, 0 or more.
         folder: a new one, or one with results of the same request; None keeps nothing.
-        settings: what else determines a model, JSON values by name, part of the request: values that `train`
-            reads from elsewhere, versions of libraries. Results also depend on arguments bound by
-            `functools.partial`, which have to be JSON values, and on a hash of the source of `train` and of
-            the JSON values that it captures from enclosing functions, which it should not change. That hash
-            does not see other captured objects, globals, base classes, functions that `train` calls, or
-            attributes of objects: what matters of them belongs into the settings. With a folder, a function
-            without source, as of a compiled module, needs settings.
+        settings: with a folder, what `train` is: JSON values by name, at least one, which tell this way of
+            training from any other, such as `{"model": "mixture of 8", "version": 2}`. They are part of the
+            request. `train` itself is not looked at: who changes it changes the settings.
         progress: show a progress bar, of models.
 
     Returns:
         As `memlib.run`: `log_px` (epoch, repeat, fold, observation), nats, and `fold_of` (repeat,
         observation), with one epoch, 0; where all models are `LatentModel`s also `ess`, `khat`, `num_samples`
-        and `failing`, see `memlib.runs.store.assemble`.
+        and `failing`, see `memlib.stored`.
 
     Raises:
         ValueError: an argument that is not as above; a model without `log_prob`; log-probabilities that are
             NaN, +inf, of 16 bits, or of another shape or type; `LatentModel`s whose noise cannot be the same,
             or with different `num_samples`. Minus infinity is allowed: probability zero.
-        StoreError: files in the folder are damaged, answer another request, or were computed by a function
-            `train` with another source.
+        StoreError: files in the folder are damaged, or answer another request.
     """
     if not callable(train):
         raise ValueError(f"train is a {type(train).__name__}; allowed: a function of images and a seed")
     plan = _plan(images, folds, repeats, seed)
-    request = _request(images, plan) | settings_fields(train, settings)
-    facts = {_SOURCE: source_sha256(train)}
-    if folder is not None and not facts[_SOURCE] and not settings:
+    if folder is not None and not settings:
         raise ValueError(
-            f"settings is {settings!r}, and train has no source that later calls could be compared with; "
-            "allowed: settings that tell versions of train apart, or folder=None"
+            f"settings is {settings!r}; allowed with a folder: JSON values by name that tell this way of "
+            'training from any other, such as {"model": "mixture of 8"}, or folder=None'
         )
+    request = _request(images, plan) | _settings(settings)
     n = len(images)
     fold_of = np.stack([fold_assignment(n, folds, plan.stream(Stream.FOLDS, r)) for r in range(repeats)])
     seeds = [plan.stream(Stream.PARAMETERS, r).integers(2**31, size=folds).tolist() for r in range(repeats)]
@@ -97,46 +106,53 @@ def cross_fit(
         try:
             return train(images.subset(np.flatnonzero(fold_of[repeat] != fold)), own)
         except Exception as error:
-            error.add_note(f"raised by train(images, seed={own}) for {named(place)}")
+            error.add_note(f"raised by train(images, seed={own}) for {_named(place)}")
             raise
 
-    places = [(repeat, fold) for repeat in range(repeats) for fold in range(folds)]
+    scoring = _Scoring(fitted, images, plan)
     if folder is None:
-        scored = _scored_in_turn(places, fitted, images, plan, facts, progress)
-        return _assembled(scored, fold_of, images, request)
+        return _assembled(scoring.in_turn(fold_of, progress), fold_of, images, request)
     folder = store.results_root(folder).resolve()
 
+    def path_of(place: Place) -> Path:
+        return folder / f"repeat-{place[0]:03d}-fold-{place[1]:02d}.npz"
+
     def stored(place: Place) -> tuple[Arrays, Record]:
-        """A file, of this request, source and folds."""
-        path, (repeat, fold) = _path(folder, place), place
-        arrays, run = _read(path, request, facts)
+        """A file, of this request and these folds."""
+        path, (repeat, fold) = path_of(place), place
+        arrays, record = store.read(path, request)
         row = fold_assignment(n, folds, plan.stream(Stream.FOLDS, repeat))
         if not np.array_equal(arrays["held_out"], np.flatnonzero(row == fold)):
             raise StoreError(f"{path} has other folds than this version of NumPy draws; use another folder")
-        return arrays, run
+        return arrays, record["run"]
 
-    runs = {place: stored(place)[1] for place in _stored_places(folder)}
-    missing = [place for place in places if not _path(folder, place).exists()]
+    def read_new() -> None:
+        """Let `scoring` know of the models that other processes have finished."""
+        for path in sorted(folder.glob("*.npz")):
+            match = re.fullmatch(r"repeat-(\d+)-fold-(\d+)\.npz", path.name)
+            if match and (place := (int(match[1]), int(match[2]))) not in scoring.done:
+                scoring.done[place] = stored(place)
 
-    def compute(place: Place) -> None:
-        arrays, run = computed(place, fitted, images, plan, facts)
-        for other in [(place[0], fold) for fold in range(folds)]:  # some may be of other processes
-            if other not in runs and _path(folder, other).exists():
-                runs[other] = stored(other)[1]
-        check_alike(place, run, runs)
-        arrays["held_out"] = np.flatnonzero(fold_of[place[0]] == place[1])
-        store.write(_path(folder, place), arrays, {"request": request, "run": run})
-        runs[place] = run
+    def compute(place: Place) -> Report:
+        with claimed({place: path_of(place)}, lambda place: path_of(place).exists()) as mine:
+            if mine:
+                arrays, run = scoring(place, read_new)
+                arrays = arrays | {"held_out": np.flatnonzero(fold_of[place[0]] == place[1])}
+                store.write(path_of(place), arrays, {"request": request, "run": run})
+        there = path_of(place).exists()
+        bar.update(there)
+        return Report({}, [] if there else [place])
 
-    if missing:
-        title = f"{images.name}, {len(missing)} of {len(places)} models"
-        with progress_bar(len(missing), title, enabled=progress) as bar:
-            _work_through(missing, folder, compute, bar.update)
-    scored = {}
+    read_new()
+    places = list(np.ndindex(repeats, folds))
+    missing = [[place] for place in places if place not in scoring.done]
+    title = f"{images.name}, {len(missing)} of {len(places)} models"
+    with progress_bar(len(missing), title, "models", enabled=progress and bool(missing)) as bar:
+        work_through(missing, lambda left: [compute(place) for [place] in left], path_of)
+    read_new()
     for place in places:
-        scored[place] = stored(place)
-        check_alike(place, scored[place][1], {other: run for other, (_, run) in scored.items()})
-    return _assembled(scored, fold_of, images, request, folder)
+        scoring.check_alike(place)
+    return _assembled({p: scoring.done[p] for p in places}, fold_of, images, request, folder)
 
 
 def score_models(
@@ -191,7 +207,7 @@ def score_models(
             error.add_note(f"raised by models({place[0]}, {place[1]})")
             raise
 
-    scored = _scored_in_turn(list(np.ndindex(L, K)), loaded, images, plan, {}, progress)
+    scored = _Scoring(loaded, images, plan).in_turn(fold_of, progress)
     request = _request(images, plan) | {"fold_of_sha256": hashlib.sha256(fold_of.tobytes()).hexdigest()}
     if not any("device" in run for _, run in scored.values()):
         del request["seed"]  # nothing was drawn
@@ -222,7 +238,7 @@ def _plan(images: ImageSet, folds: int, repeats: int, seed: int) -> Experiment:
 
 
 def _request(images: ImageSet, plan: Experiment) -> Record:
-    """What determines the log-probabilities of a model, but for the function that trains it."""
+    """What determines the log-probabilities of a model, but for how it is trained."""
     places = hashlib.sha256(images.labels.tobytes() + images.index.tobytes()).hexdigest()
     return {
         "images": images.name.partition(":")[0],
@@ -230,72 +246,119 @@ def _request(images: ImageSet, plan: Experiment) -> Record:
         "labels_and_index_sha256": places,
         "folds": plan.folds,
         "seed": plan.seed,
-        "version": VERSION,
+        "cross_fit_version": VERSION,
     }
 
 
-def _path(folder: Path, place: Place) -> Path:
-    return folder / f"repeat-{place[0]:03d}-fold-{place[1]:02d}.npz"
+def _settings(settings: Mapping[str, Any] | None) -> Record:
+    """Settings as fields of a request: as JSON texts, since 1 and True are equal and other settings."""
+    try:
+        named = {} if settings is None else dict(settings)
+        texts = {key: json.dumps(value, allow_nan=False, sort_keys=True) for key, value in named.items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"settings is {settings!r:.100} ({error}); allowed: JSON values by name") from error
+    if odd := [key for key in named if not isinstance(key, str)]:
+        raise ValueError(f"settings has the key {odd[0]!r:.100}; allowed: strings as keys")
+    return {f"settings.{key}": text for key, text in texts.items()}
 
 
-def _stored_places(folder: Path) -> list[Place]:
-    found = (re.fullmatch(r"repeat-(\d+)-fold-(\d+)\.npz", path.name) for path in folder.glob("*.npz"))
-    return sorted((int(match[1]), int(match[2])) for match in found if match)
+def _named(place: Place) -> str:
+    """A model by its place, for messages."""
+    return f"the model of repeat {place[0]}, fold {place[1]}"
 
 
-def _work_through(
-    missing: list[Place], folder: Path, compute: Callable[[Place], None], tick: Callable[[int], object]
-) -> None:
-    """Compute the models that no other process computes, until all are there."""
-    told = False
-    while missing:
-        left = []
-        for place in missing:
-            path = _path(folder, place)
-            with store.claim(path) as free:
-                if free and not path.exists():
-                    compute(place)
-            if path.exists():
-                tick(1)
+@dataclass
+class _Scoring:
+    """Scores images under models, and remembers those that are done.
+
+    Attributes:
+        model_of: trains or loads a model.
+        images: all images.
+        plan: has the seeds of the noise.
+        done: what models say, (n,) each, with their health if they have any, and how that came about.
+    """
+
+    model_of: Callable[[Place], Model]
+    images: ImageSet
+    plan: Experiment
+    done: dict[Place, tuple[Arrays, Record]] = dataclasses.field(default_factory=dict)
+
+    def in_turn(self, fold_of: NDArray[np.integer], progress: bool) -> dict[Place, tuple[Arrays, Record]]:
+        """All models, one after the other."""
+        places = list(np.ndindex(len(fold_of), self.plan.folds))
+        title = f"{self.images.name}, {len(places)} models"
+        with progress_bar(len(places), title, "models", enabled=progress) as bar:
+            for place in places:
+                self(place)
+                bar.update(1)
+        return self.done
+
+    def __call__(
+        self, place: Place, before_comparing: Callable[[], None] = lambda: None
+    ) -> tuple[Arrays, Record]:
+        started = time.perf_counter()
+        model, noise_of = self.model_of(place), {}
+        if not callable(getattr(model, "log_prob", None)):
+            kind = type(model).__name__
+            raise ValueError(
+                f"{_named(place)} is a {kind}; allowed: an object with a method log_prob(images)"
+            )
+        try:
+            own = getattr(model.log_prob, "__func__", None)
+            if isinstance(model, LatentModel) and own is LatentModel.log_prob:
+                noise = int(self.plan.stream(Stream.SCORING_NOISE, place[0]).integers(2**63))
+                scored = model.estimate(self.images, noise)
+                arrays = {name: column.numpy() for name, column in scored._asdict().items()}
+                values = model.device.type, model.batch_size, model.num_samples
+                noise_of = dict(zip(_NOISE, values, strict=True))
             else:
-                left.append(place)
-        if left == missing:  # other processes compute them all
-            if not told:
-                say_waiting(_path(folder, left[0]))
-            told = True
-            time.sleep(WAIT_SECONDS)
-        missing = left
+                arrays = {"log_px": model.log_prob(self.images)}
+        except Exception as error:
+            error.add_note(f"raised by log_prob(images) of {_named(place)}")
+            raise
+        arrays["log_px"] = _checked_log_px(arrays["log_px"], len(self.images), place)
+        facts = run_facts(self.images, time.perf_counter() - started) | noise_of
+        before_comparing()
+        self.done[place] = arrays, facts
+        try:
+            self.check_alike(place)
+        except ValueError:
+            del self.done[place]
+            raise
+        return arrays, facts
+
+    def check_alike(self, place: Place) -> None:
+        """Refuse a model whose noise cannot be that of its repeat, or with another number of samples."""
+        run = self.done[place][1]
+        for other, (_, before) in self.done.items():
+            for field in _NOISE if other[0] == place[0] else ("num_samples",):
+                if field in run and field in before and run[field] != before[field]:
+                    scope = "all models" if field == "num_samples" else "all models of a repeat"
+                    raise ValueError(
+                        f"{field} of {_named(place)} is {run[field]!r}, and of {_named(other)} it is "
+                        f"{before[field]!r}; allowed: the same for {scope}"
+                    )
 
 
-def _scored_in_turn(
-    places: Sequence[Place],
-    model_of: Callable[[Place], Model],
-    images: ImageSet,
-    plan: Experiment,
-    facts: Record,
-    progress: bool,
-) -> dict[Place, tuple[Arrays, Record]]:
-    """All models, one after the other, in memory."""
-    scored: dict[Place, tuple[Arrays, Record]] = {}
-    with progress_bar(len(places), f"{images.name}, {len(places)} models", enabled=progress) as bar:
-        for place in places:
-            arrays, run = computed(place, model_of, images, plan, facts)
-            check_alike(place, run, {other: before for other, (_, before) in scored.items()})
-            scored[place] = arrays, run
-            bar.update(1)
-    return scored
-
-
-def _read(path: Path, request: Record, facts: Record) -> tuple[Arrays, Record]:
-    """A stored file; refuses one of another request, or computed by a function with another source."""
-    arrays, record = store.read(path, request)
-    then, now = record["run"].get(_SOURCE), facts[_SOURCE]
-    if then and now and then != now:
-        raise StoreError(
-            f"{path} was computed by another function: the source of train, or what it captures, has "
-            "changed; it is left as it is. Use another folder, or the function as it was"
+def _checked_log_px(values: ArrayLike, n: int, place: Place) -> NDArray[np.float64]:
+    """What a model returned as float64 (n,)."""
+    given = values if isinstance(values, torch.Tensor) else np.asarray(values)
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values.double() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
+    values = np.asarray(values)
+    what = f"log_prob of {_named(place)} returned"
+    if values.dtype.kind not in "iuf" or values.shape != (n,):
+        raise ValueError(f"{what} {values.dtype} {values.shape}; allowed: numbers ({n},), one per image")
+    if values.dtype.kind == "f" and given.dtype.itemsize < 4:
+        raise ValueError(f"{what} {given.dtype}; allowed: floating point of 32 bits or more")
+    values = values.astype(np.float64)
+    if len(bad := np.flatnonzero(np.isnan(values) | np.isposinf(values))):
+        first = ", ".join(f"{values[i]} for image {i}" for i in bad[:3])
+        raise ValueError(
+            f"{what} NaN or +inf for {len(bad)} of {n} images ({first}); allowed: finite numbers and -inf"
         )
-    return arrays, record["run"]
+    return values
 
 
 def _assembled(
@@ -307,29 +370,13 @@ def _assembled(
 ) -> xr.Dataset:
     """The data set of all models, laid out as that of a run."""
     L, K = len(fold_of), len(scored) // len(fold_of)
-    columns = {"log_px"}.union(HEALTH if all("ess" in arrays for arrays, _ in scored.values()) else ())
-    every = {
-        name: np.stack([arrays[name] for arrays, _ in scored.values()]).reshape(1, L, K, -1)
-        for name in columns
-    }  # (1, L, K, n)
-    per_model, per_repeat = ("epoch", "repeat", "fold", "observation"), ("epoch", "repeat", "observation")
-    variables = {"log_px": (per_model, every["log_px"], {"units": "nats"})}
-    variables["fold_of"] = (("repeat", "observation"), fold_of)
-    if "ess" in columns:
-        limit = khat_thresholds(every["num_samples"])
-        variables |= {
-            "ess": (per_model, every["ess"]),
-            "failing": (per_model[:3], (every["khat"] > limit).mean(-1)),
-            "khat": (per_repeat, every["khat"].max(2)),
-            "num_samples": (per_repeat, every["num_samples"].min(2)),
-        }
-    coords = {
-        "epoch": [0],
-        "repeat": np.arange(L),
-        "fold": np.arange(K),
-        "index": ("observation", images.index),
-        "label": ("observation", images.labels),
-    }
+    every = [arrays for arrays, _ in scored.values()]
+    names = ("log_px", "ess", "khat", "num_samples") if all("ess" in a for a in every) else ("log_px",)
+    repeats = [
+        stored_scores({name: np.stack([a[name] for a in every[l * K : (l + 1) * K]]) for name in names})
+        for l in range(L)
+    ]
+    result = store.assemble({0: repeats}, fold_of, images.index, images.labels)
     runs = json.dumps([run for _, run in scored.values()])
-    attrs = {"request": json.dumps(request), "runs": runs}
-    return xr.Dataset(variables, coords, attrs | ({"folder": str(folder)} if folder else {}))
+    place = {"folder": str(folder)} if folder else {}
+    return result.assign_attrs({"request": json.dumps(request), "runs": runs} | place)

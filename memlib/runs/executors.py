@@ -1,4 +1,4 @@
-"""Processes side by side on the cores of one machine, each with a single PyTorch thread.
+"""Where tasks are computed: processes of this machine, each on one core, or the workers of a Dask scheduler.
 
 A task on one core wastes nothing on waiting for the other cores, and its numbers do not depend on how many
 there are. Threads would hinder each other at Python's lock.
@@ -6,16 +6,19 @@ there are. Threads would hinder each other at Python's lock.
 
 import contextlib
 import os
+import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent.futures import CancelledError, Executor
+from typing import Any, TextIO
 
-from loky import ProcessPoolExecutor
-from loky.backend import get_context
+from tqdm import tqdm
 
-REPORT_SECONDS = 0.2  # between reports of a process
+CONNECT_SECONDS = 10
 PARENT_SECONDS = 0.5  # between looks whether the process that started this one still lives
+REPORT_SECONDS = 0.2  # between reports of a process
 # Read when a process starts. The C library of Linux otherwise hands large arrays back to the system as soon
 # as they are free, and getting their memory again takes a quarter of a training step.
 ENVIRONMENT = {
@@ -25,8 +28,9 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**31),
     "TORCHINDUCTOR_COMPILE_THREADS": "1",  # more are processes of their own, one set for each process here
 }
+
 _queue: Any = None  # to the process that started this one
-_unsent, _sent = 0.0, 0.0
+_unsent, _sent = 0, 0.0
 
 
 def _connect(queue: Any, parent: int) -> None:
@@ -42,35 +46,36 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def report(count: float, last: bool = False) -> None:
-    """Tell the process that started this one how much work has been done since the last call.
+def report(images: int, last: bool = False) -> None:
+    """Tell the process that started this one how many images have been done since the last call.
 
     Args:
-        count: work done, in any unit.
+        images: trained on, or scored.
         last: of a task; what has been held back to be sent later is sent now.
     """
     global _unsent, _sent
-    _unsent += count
+    _unsent += images
     if _queue and (last or time.monotonic() - _sent > REPORT_SECONDS):
         _queue.put(_unsent)
-        _unsent, _sent = 0.0, time.monotonic()
+        _unsent, _sent = 0, time.monotonic()
 
 
 @contextlib.contextmanager
-def processes(
-    workers: int, progress: Callable[[float], object] = lambda count: None
-) -> Iterator[ProcessPoolExecutor]:
+def processes(workers: int, progress: Callable[[int], object] = lambda images: None) -> Iterator[Executor]:
     """A pool of processes that do not import the main module; killed when the block fails or is interrupted.
 
     Args:
         workers: processes, >= 1.
         progress: is called in a thread of this process with what the tasks `report`.
     """
+    from loky import ProcessPoolExecutor  # which takes time that who lists results need not wait for
+    from loky.backend import get_context
+
     queue = get_context("loky").SimpleQueue()
 
     def listen() -> None:
-        while (count := queue.get()) is not None:
-            progress(count)
+        while (images := queue.get()) is not None:
+            progress(images)
 
     pool = ProcessPoolExecutor(workers, env=ENVIRONMENT, initializer=_connect, initargs=(queue, os.getpid()))
     listener = threading.Thread(target=listen, daemon=True)
@@ -84,3 +89,81 @@ def processes(
     pool.shutdown()
     queue.put(None)
     listener.join()
+
+
+class _Lines:
+    """A stream that turns tqdm's carriage returns into lines of their own, for log files."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        if line := text.strip("\r\n "):
+            self._stream.write(line + "\n")
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def progress_bar(total: int, title: str, unit: str, enabled: bool = True) -> tqdm:
+    """A tqdm bar on standard error: live in a terminal or a notebook, at most a line every 30 s in a log
+    file.
+
+    Args:
+        total: the work, counted in `unit`.
+        title: what is done.
+        unit: plural, such as "images".
+        enabled: False shows nothing.
+    """
+    live = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(
+        total=total,
+        desc=title,
+        unit=f" {unit}",
+        unit_scale=True,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt}{unit}, {elapsed}<{remaining}",
+        disable=not enabled,
+        file=sys.stderr if live else _Lines(sys.stderr),
+        **({"dynamic_ncols": True} if live else {"mininterval": 30, "ncols": 110}),
+    )
+
+
+class ClusterError(RuntimeError):
+    """A cluster that cannot be reached, or on which a task ends every worker that tries it."""
+
+
+@contextlib.contextmanager
+def connect(scheduler: str) -> Iterator[Executor]:
+    """The executor of a Dask client, for `memlib.run`; closed after the block, the cluster goes on.
+
+    Args:
+        scheduler: its address, such as tcp://10.0.0.1:8786.
+
+    Raises:
+        ValueError: what is no address.
+        ClusterError: Dask is not installed, no scheduler answers there, it was lost, or so many workers ended
+            while they computed a task that Dask gave it up.
+    """
+    if not re.fullmatch(r"[a-z]+://.+:\d+", scheduler):
+        raise ValueError(f"scheduler is {scheduler!r}; allowed: an address such as tcp://10.0.0.1:8786")
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError as error:
+        raise ClusterError("a scheduler needs Dask: pip install 'memlib[cluster]'") from error
+    try:
+        client = Client(scheduler, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"no scheduler answers at {scheduler}") from error
+    with client:
+        try:
+            # results of a task that failed or whose files were deleted must not be used again
+            yield client.get_executor(pure=False)
+        except KilledWorker as error:
+            raise ClusterError(
+                f"{error.allowed_failures + 1} workers ended while they computed the same task, as happens "
+                "where memory or time is too short; what is finished is kept, and their logs say more"
+            ) from error
+        except CancelledError as error:
+            raise ClusterError(
+                f"the scheduler at {scheduler} was lost; what is finished is kept, and the same run goes on"
+            ) from error

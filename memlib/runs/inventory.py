@@ -4,91 +4,85 @@ import errno
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 import memlib.runs.store as store
 from memlib.runs.store import Member, Record, StoreError
 
-_MEMBER = re.compile(r"(full|repeat-(\d+))(-epoch-(\d+))?\.npz")
+_FILE = re.compile(r"(full|repeat-(\d+))(-epoch-(\d+))?\.npz")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stored:
-    """A folder of results.
+    """A run's folder.
 
     Attributes:
         folder: where it is.
-        request: that its files answer; None where no file's record can be read.
-        images: as the experiment named them, with the path of a folder.
-        finished: repeats, and None for the model of all images.
+        request: that its training answers; None where no file's record can be read.
+        images: as the run named them, with the path of a folder.
+        trained: repeats, and None for the model of all images.
         begun: of each unfinished one the epoch of its newest checkpoint.
+        scored: of every choice of scoring its request, and the repeats with scores of the last epoch.
         running: those that a process computes now.
-        bytes: of all files.
+        bytes, model_bytes: of all files, and of the models among them.
         modified: of the newest file, Unix time.
         problems: why files cannot be used.
     """
 
     folder: Path
-    request: Record | None
-    images: str
-    finished: list[Member]
-    begun: dict[Member, int]
-    running: list[Member]
-    bytes: int
-    modified: float
-    problems: list[str]
-
-    @property
-    def repeats(self) -> int:
-        """Finished ones."""
-        return sum(member is not None for member in self.finished)
+    request: Record | None = None
+    images: str = ""
+    trained: list[Member] = field(default_factory=list)
+    begun: dict[Member, int] = field(default_factory=dict)
+    scored: list[tuple[Record, list[int]]] = field(default_factory=list)
+    running: list[Member] = field(default_factory=list)
+    bytes: int = 0
+    model_bytes: int = 0
+    modified: float = 0.0
+    problems: list[str] = field(default_factory=list)
 
 
 def list_results(root: str | Path | None = None) -> list[Stored]:
     """What is stored, by folder; of every file the record is read, but not the arrays."""
     listed = (_listed(folder) for folder in _folders(root))
-    return [stored for stored in listed if stored]
+    return [found for found in listed if found.bytes or found.problems or (found.request and found.running)]
 
 
 def _folders(root: str | Path | None) -> list[Path]:
     return sorted(p for p in store.results_root(root).glob("*") if p.is_dir())
 
 
-def _listed(folder: Path) -> Stored | None:
-    records, problems, begun, sizes, ages = {}, [], {}, [], []
+def _listed(folder: Path) -> Stored:
+    found = Stored(folder, _request(folder), modified=folder.stat().st_mtime)
+    scored: dict[Path, list[int]] = {}
     for path, member, epoch in _files(folder):
         try:
-            facts = path.stat()
-            records[path] = store.read_record(path)
+            facts, record = path.stat(), store.read_record(path)
         except FileNotFoundError:  # a checkpoint that was given up meanwhile
             continue
         except StoreError as error:
-            problems.append(str(error))
-        else:
-            if epoch is not None:
-                begun[member] = max(epoch, begun.get(member, 0))
-        sizes.append(facts.st_size)
-        ages.append(facts.st_mtime)
-    request = next((record["request"] for record in records.values()), None) or _request(folder)
-    running = [member for member in _members(folder) if _claimed(folder, member)]
-    if not sizes and not (request and running):
-        return None
-    finished = [m for path, m, epoch in _files(folder) if epoch is None and path in records]
-    named = [record["run"]["images"] for record in records.values() if "images" in record["run"]]
-    return Stored(
-        folder=folder,
-        request=request,
-        images=named[0] if named else request["images"] if request else "",
-        finished=finished,
-        begun={member: epoch for member, epoch in begun.items() if member not in finished},
-        running=running,
-        bytes=sum(sizes),
-        modified=max(ages, default=folder.stat().st_mtime),
-        problems=problems,
-    )
+            found.problems.append(str(error))
+            facts, record = path.stat(), None
+        found.bytes += facts.st_size
+        found.model_bytes += facts.st_size if path.parent.name == "models" else 0
+        found.modified = max(found.modified, facts.st_mtime)
+        if record is None:
+            continue
+        found.request = found.request or store.training_part(record["request"])
+        found.images = found.images or record["run"].get("images", "")
+        if epoch is None:
+            found.trained.append(member)
+        elif path.parent.name == "checkpoints":
+            found.begun[member] = max(epoch, found.begun.get(member, 0))
+        elif path.parent.name != "models" and epoch == record["request"]["epochs"]:
+            scored.setdefault(path.parent, []).append(member)
+    found.images = found.images or (found.request or {}).get("images", "")
+    found.begun = {member: epoch for member, epoch in found.begun.items() if member not in found.trained}
+    requests = {place: _request(place) for place in sorted(folder.glob("scores-*"))}
+    found.scored = [(request, scored.get(place, [])) for place, request in requests.items() if request]
+    found.running = [member for member in _members(folder) if _claimed(folder, member)]
+    return found
 
 
 def _request(folder: Path) -> Record | None:
@@ -99,10 +93,11 @@ def _request(folder: Path) -> Record | None:
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, Member, int | None]]:
-    """Results and checkpoints with their member and, of a checkpoint, its epoch."""
-    for path in [*sorted(folder.glob("*.npz")), *sorted(folder.glob("checkpoints/*.npz"))]:
-        if match := _MEMBER.fullmatch(path.name):
-            yield path, _member(match), int(match[4]) if match[4] else None
+    """The files of a run with their member and, of models, checkpoints and scores, their epoch."""
+    for kind in ("*.npz", "checkpoints/*.npz", "models/*.npz", "scores-*/*.npz"):
+        for path in sorted(folder.glob(kind)):
+            if match := _FILE.fullmatch(path.name):
+                yield path, _member(match), int(match[4]) if match[4] else None
 
 
 def _member(match: re.Match[str]) -> Member:
@@ -112,7 +107,7 @@ def _member(match: re.Match[str]) -> Member:
 def _members(folder: Path) -> Iterator[Member]:
     """Those that were ever begun: each has a lock file."""
     for path in sorted(folder.glob("*.lock")):
-        if match := _MEMBER.fullmatch(f"{path.stem}.npz"):
+        if match := _FILE.fullmatch(f"{path.stem}.npz"):
             yield _member(match)
 
 
@@ -127,22 +122,22 @@ def _claimed(folder: Path, member: Member) -> bool:
 
 
 def verify(root: str | Path | None = None) -> Iterator[tuple[Path, str]]:
-    """Read every stored file whole, results and checkpoints.
+    """Read every stored file whole.
 
     Yields:
         Each file with what is wrong with it, empty where nothing is: damaged, under another name or in
-        another folder than it was written, of another version, the result of a repeat with arrays of other
-        shapes than its request asks for, or left half written by a process that was killed.
+        another folder than it was written, of another version, scores of other shapes than their request asks
+        for, or left half written by a process that was killed.
     """
     for folder in _folders(root):
-        for path, member, epoch in _files(folder):
+        for path, member, _ in _files(folder):
             try:
-                yield path, _problem(path, member, epoch)
+                yield path, _problem(path, member)
             except FileNotFoundError:  # a checkpoint that was given up meanwhile
                 continue
         running = [member for member in _members(folder) if _claimed(folder, member)]
         for part in sorted(folder.rglob("*.part")):
-            match = _MEMBER.match(part.name)
+            match = _FILE.match(part.name)
             if match and _member(match) not in running:
                 yield (
                     part,
@@ -150,24 +145,25 @@ def verify(root: str | Path | None = None) -> Iterator[tuple[Path, str]]:
                 )
 
 
-def _problem(path: Path, member: Member, epoch: int | None) -> str:
+def _problem(path: Path, member: Member) -> str:
+    """What is wrong with a file; empty where nothing is."""
     try:
         request = store.read_record(path)["request"]
-        if (version := request.get("version")) != store.RESULT_VERSION:
-            return f"{path} has version {version}; this memlib reads {store.RESULT_VERSION}"
-        home = path.parent if epoch is None else path.parent.parent
-        if store.result_folder(home.parent, request) != home:
-            return f"{path} does not belong into {home.name}: it answers another request"
+        scores = path.parent.name.startswith("scores-")
+        inside = scores or path.parent.name in ("models", "checkpoints")
+        home = path.parent.parent if inside else path.parent
+        belongs = store.training_folder(home.parent, store.training_part(request)) == home
+        if not belongs or (scores and store.scores_folder(home, request) != path.parent):
+            place = path.parent if belongs else home
+            return f"{path} does not belong into {place.name}: it answers another request"
         arrays, _ = store.read(path, request)
     except StoreError as error:
         return str(error)
-    return _wrong_shapes(path, arrays, request) if member is not None and epoch is None else ""
-
-
-def _wrong_shapes(path: Path, arrays: dict[str, np.ndarray], request: Record) -> str:
-    """What does not fit the request among the arrays of a finished repeat."""
-    times, K, n = len(arrays["epoch"]), request["folds"], arrays["fold_of"].size
-    expected = {"log_px": (times, K, n), "ess": (times, K, n), "fold_loss": (request["epochs"], K)}
+    K, expected = request["folds"], {}
+    if scores:
+        expected = dict.fromkeys(("log_px", "ess"), (K, arrays["khat"].size))
+    elif path.parent == home and member is not None:
+        expected = {"fold_loss": (request["epochs"], K)}
     for name, shape in expected.items():
         if arrays[name].shape != shape:
             return f"{path} is inconsistent: {name} has shape {arrays[name].shape} instead of {shape}"

@@ -1,9 +1,18 @@
-"""Results on disk: one atomic file per finished repeat, assembled into an `xarray.Dataset`.
+"""Results on disk: one atomic file per piece of work, assembled into an `xarray.Dataset`.
 
 A file is an uncompressed .npz that carries its own record (JSON): its name, the request that it answers,
-field by field, how it was computed, and the SHA-256 of every array. Checkpoints of unfinished repeats are
-such files in a folder of their own. Results live in the folder given, else in $MEMLIB_RESULTS, else in
-`results/` of the checkout that memlib runs from, else in the user's cache folder.
+field by field, how it was computed, and the SHA-256 of every array. A run has a folder, named after what
+determines its training:
+
+    request.json                             what was asked for
+    full.npz, repeat-000.npz                 what training has left of the model of all images, of a repeat
+    models/repeat-000-epoch-000060.npz       models of a repeat, by default those of the last epoch alone
+    checkpoints/repeat-000-epoch-000040.npz  of a repeat whose training is not finished
+    scores-0123456789ab/request.json         what determines the scores, one folder for every such choice
+    scores-0123456789ab/repeat-000-epoch-000060.npz
+
+Results live in the folder given, else in $MEMLIB_RESULTS, else in `results/` of the checkout that memlib runs
+from, else in the user's cache folder.
 """
 
 import contextlib
@@ -16,7 +25,7 @@ import re
 import socket
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +34,16 @@ import xarray as xr
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-RESULT_VERSION = 3  # to be raised whenever the same request gives other numbers
+# To be raised whenever the same request gives other models, or other scores of the same models.
+TRAINING_VERSION = 4
+SCORING_VERSION = 1
 RECORD = "record"
 REQUEST = "request.json"
 LOCK_SECONDS = 0.04  # patience for a claim; who lists results holds each lock for a moment
+
+# Fields of an experiment that change the scores of models, and not the models. `score_every` is none of them:
+# which epochs leave models to be scored is part of a training.
+SCORING = ("num_samples", "rescoring", "noise", "scoring_precision")
 
 Record = dict[str, Any]
 Member = int | None  # a repeat, or None for the model of all images
@@ -64,10 +79,23 @@ def results_root(root: str | Path | None = None) -> Path:
     return chosen
 
 
-def result_folder(root: str | Path | None, request: Mapping[str, Any]) -> Path:
-    """Where the answer to a request lives: named by the data set and the hash of all fields."""
-    digest = hashlib.sha256(json.dumps(dict(request), sort_keys=True).encode()).hexdigest()
-    return results_root(root) / f"{request['images']}-{digest[:12]}"
+def _digest(request: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(dict(request), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def training_folder(root: str | Path | None, request: Mapping[str, Any]) -> Path:
+    """Where a training lives: named by the data set and the hash of all that determines it."""
+    return results_root(root) / f"{request['images']}-{_digest(request)}"
+
+
+def training_part(request: Mapping[str, Any]) -> Record:
+    """The fields of a request that determine a training."""
+    return {name: value for name, value in request.items() if name not in (*SCORING, "scoring_version")}
+
+
+def scores_folder(folder: Path, request: Mapping[str, Any]) -> Path:
+    """Where the scores of a training's models live that answer a request."""
+    return folder / f"scores-{_digest(request)}"
 
 
 def member_path(folder: Path, member: Member) -> Path:
@@ -75,22 +103,21 @@ def member_path(folder: Path, member: Member) -> Path:
     return folder / ("full.npz" if member is None else f"repeat-{member:03d}.npz")
 
 
-def checkpoint_path(folder: Path, member: Member, epoch: int) -> Path:
-    """The file of an unfinished one after that epoch."""
-    return folder / "checkpoints" / f"{member_path(folder, member).stem}-epoch-{epoch:06d}.npz"
+def epoch_path(folder: Path, member: Member, epoch: int) -> Path:
+    """The file of a member at an epoch in a folder of models, of checkpoints or of scores."""
+    return folder / f"{member_path(folder, member).stem}-epoch-{epoch:06d}.npz"
 
 
-def checkpoint_epochs(folder: Path, member: Member) -> list[int]:
-    """The epochs of a member's checkpoints, newest first."""
+def epochs_of(folder: Path, member: Member) -> list[int]:
+    """The epochs of which such a folder has a file of a member, newest first."""
     stem = member_path(folder, member).stem
-    found = (re.fullmatch(rf"{stem}-epoch-(\d+)\.npz", p.name) for p in folder.glob("checkpoints/*.npz"))
+    found = (re.fullmatch(rf"{stem}-epoch-(\d+)\.npz", path.name) for path in folder.glob(f"{stem}-epoch-*"))
     return sorted((int(match[1]) for match in found if match), reverse=True)
 
 
-def remove_checkpoints(folder: Path, member: Member) -> None:
-    """Give up the checkpoints of a member that is finished, with what a killed process left of one."""
-    stem = member_path(folder, member).stem
-    for path in folder.glob(f"checkpoints/{stem}-epoch-*"):
+def remove(folder: Path, member: Member) -> None:
+    """Give up such files of a member, with what a killed process left of one."""
+    for path in folder.glob(f"{member_path(folder, member).stem}-epoch-*"):
         with contextlib.suppress(PermissionError):  # others' results, which may only be read
             path.unlink(missing_ok=True)
 
@@ -174,24 +201,38 @@ def read_record(path: Path) -> Record:
     """
     with _open(path) as file:
         record = json.loads(str(_array(file, RECORD)[()]))
-    if isinstance(record.get("arrays"), list):  # from before files had checksums of their own
-        record |= {"arrays": dict.fromkeys(record["arrays"]), "file": path.name}
-    if "arrays" not in record:
+    request = record.get("request", {})
+    versions = {"training_version": TRAINING_VERSION, "scoring_version": SCORING_VERSION}
+    named = "file" in record and "version" not in request
+    if not named or any(request.get(name, now) != now for name, now in versions.items()):
         raise StoreError(
-            f"{path} was written by an earlier version of memlib; delete it, and it is made again"
+            f"{path} was written by another version of memlib; delete it, and it is made again, or read it "
+            "with that version"
         )
     if record["file"] != path.name:
         raise StoreError(f"{path} was written as {record['file']}; give it that name again, or delete it")
     return record
 
 
-def check(path: Path, request: Mapping[str, Any]) -> Record:
-    """The record of a stored file, if it answers the request.
+def read(path: Path, request: Mapping[str, Any]) -> tuple[dict[str, NDArray], Record]:
+    """All arrays of a stored file and its record. Verifies names and checksums.
 
     Raises:
         StoreError: as `read_record`, or a field of its record differs from the request (both values are
             named).
     """
+    record = check(path, request)
+    with _open(path) as file:
+        names, hashes = {name.removesuffix(".npy") for name in file.namelist()} - {RECORD}, record["arrays"]
+        if names != hashes.keys():
+            raise ValueError(
+                f"its arrays are {', '.join(sorted(names))} instead of {', '.join(sorted(hashes))}"
+            )
+        return {name: _array(file, name, sha256) for name, sha256 in hashes.items()}, record
+
+
+def check(path: Path, request: Mapping[str, Any]) -> Record:
+    """The record of a stored file, if it answers the request; raises like `read`."""
     record = read_record(path)
     stored = record["request"]
     for field in sorted(stored.keys() | request.keys()):
@@ -201,18 +242,6 @@ def check(path: Path, request: Mapping[str, Any]) -> Record:
                 f"{request.get(field)!r} in the request; it is left as it is. Use another results folder"
             )
     return record
-
-
-def read(path: Path, request: Mapping[str, Any]) -> tuple[dict[str, NDArray], Record]:
-    """All arrays of a stored file and its record; raises like `check`. Verifies names and checksums."""
-    record = check(path, request)
-    with _open(path) as file:
-        names, hashes = {name.removesuffix(".npy") for name in file.namelist()} - {RECORD}, record["arrays"]
-        if names != hashes.keys():
-            raise ValueError(
-                f"its arrays are {', '.join(sorted(names))} instead of {', '.join(sorted(hashes))}"
-            )
-        return {name: _array(file, name, sha256) for name, sha256 in hashes.items()}, record
 
 
 def write_request(folder: Path, request: Mapping[str, Any]) -> None:
@@ -259,53 +288,43 @@ def claim(path: Path) -> Iterator[bool]:
         lock.release()
 
 
-def assemble(folder: Path, repeats: int, request: Mapping[str, Any]) -> xr.Dataset:
-    """All repeats and the model of all images as one data set.
+def assemble(
+    scores: Mapping[int, Sequence[Mapping[str, NDArray]]],
+    fold_of: NDArray[np.integer],
+    index: NDArray[np.integer],
+    label: NDArray[np.integer],
+) -> xr.Dataset:
+    """The scores of all models as one data set.
 
-    Variables: `log_px`, `ess` (epoch, repeat, fold, observation); `failing` (epoch, repeat, fold), the share
-    of observations with too high a Pareto k-hat; `khat`, `num_samples` (epoch, repeat, observation), the
-    worst k-hat among the models of a repeat, and how many samples each of them has used; `fold_of` (repeat,
-    observation); `fold_loss` (repeat, train_epoch, fold); `train_loss`, `test_loss` (train_epoch) and
-    `samples` (sample, channel, row, column) of the model trained on all images. Losses and log-probabilities
-    are in nats per image.
+    Args:
+        scores: by epoch, of every repeat what `task.stored_scores` keeps.
+        fold_of: (L, n).
+        index, label: of the images, (n,).
 
-    Raises:
-        StoreError: as `check`.
+    Returns:
+        What `memlib.stored` describes, but for losses and samples.
     """
-    full, record = read(member_path(folder, None), request)
-    parts = [read(member_path(folder, repeat), request) for repeat in range(repeats)]
-
-    def stacked(name: str) -> NDArray:
-        return np.stack([arrays[name] for arrays, _ in parts])
-
-    per_model, per_repeat = ("epoch", "repeat", "fold", "observation"), ("epoch", "repeat", "observation")
-    by_epoch = {"log_px": per_model, "ess": per_model, "failing": per_model[:3]}
-    by_epoch |= {"khat": per_repeat, "num_samples": per_repeat}
-    result = xr.Dataset(
-        {
-            **{
-                name: (dims, np.stack([a[name] for a, _ in parts], axis=1)) for name, dims in by_epoch.items()
-            },
-            "fold_of": (("repeat", "observation"), stacked("fold_of")),
-            "fold_loss": (("repeat", "train_epoch", "fold"), stacked("fold_loss")),
-            "train_loss": ("train_epoch", full["train_loss"]),
-            "test_loss": ("train_epoch", full["test_loss"]),
-            "samples": (("sample", "channel", "row", "column"), full["samples"]),
-        },
-        coords={
-            "epoch": parts[0][0]["epoch"],
-            "repeat": np.arange(repeats),
-            "fold": np.arange(parts[0][0]["log_px"].shape[1]),
-            "train_epoch": np.arange(1, len(full["train_loss"]) + 1),
-            "index": ("observation", full["index"]),
-            "label": ("observation", full["label"]),
-        },
-        attrs={
-            "folder": str(folder),
-            "request": json.dumps(dict(request)),
-            "runs": json.dumps([record["run"], *(r["run"] for _, r in parts)]),
-        },
-    )
-    for name in ("log_px", "fold_loss", "train_loss", "test_loss"):
-        result[name].attrs["units"] = "nats"
+    dims = {
+        "log_px": ("epoch", "repeat", "fold", "observation"),
+        "ess": ("epoch", "repeat", "fold", "observation"),
+        "failing": ("epoch", "repeat", "fold"),
+        "khat": ("epoch", "repeat", "observation"),
+        "num_samples": ("epoch", "repeat", "observation"),
+    }
+    every = [arrays for repeats in scores.values() for arrays in repeats]
+    variables = {
+        name: (named, np.stack([np.stack([arrays[name] for arrays in each]) for each in scores.values()]))
+        for name, named in dims.items()
+        if all(name in arrays for arrays in every)
+    }
+    variables["fold_of"] = (("repeat", "observation"), fold_of)
+    coords = {
+        "epoch": [*scores],
+        "repeat": np.arange(len(fold_of)),
+        "fold": np.arange(variables["log_px"][1].shape[2]),
+        "index": ("observation", index),
+        "label": ("observation", label),
+    }
+    result = xr.Dataset(variables, coords)
+    result.log_px.attrs["units"] = "nats"
     return result

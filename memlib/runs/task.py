@@ -1,69 +1,117 @@
-"""The tasks of a run: a group of repeats, and the model trained on all images."""
+"""The two stages of a run: training, which leaves models, and scoring, which reads them.
 
+A member is a repeat, or None, the model trained on all images.
+"""
+
+import datetime
 import functools
+import importlib.metadata
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import memlib.runs.store as store
 from memlib.data import ImageSet
 from memlib.device import compiler_works
 from memlib.ensemble import Ensemble, Tick, sample
 from memlib.experiment import Experiment, Stream
 from memlib.memorization import fold_assignment
 from memlib.psis import khat_thresholds
-from memlib.runs.checkpoints import Checkpoints, Progress, Saved
-from memlib.runs.cost import Flops, flops_per_image
-from memlib.runs.store import Member
+from memlib.runs.checkpoints import Checkpoints
+from memlib.runs.store import Member, Record, StoreError
 from memlib.scoring import score_images
-from memlib.training import adam, fit, mean_loss
+from memlib.training import Snapshot, TrainState, adam, fit, mean_loss
 
 PARAMETER = "parameter."  # prefix of a model's parameters among the arrays of its file
 COMPILED_OUTPUTS = 2e10  # decoder outputs of a repeat from which on half a minute of compiling pays
 CHECKPOINT_SECONDS = 300  # after which the next epoch ends with a checkpoint even where none is evaluated
-NOISE = (Stream.TRAINING_NOISE, Stream.SCORING_NOISE)  # random streams that advance while models train
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a task has of one member.
+class Job:
+    """What every process of a run is told; small, and the same for all.
 
     Attributes:
-        arrays: its results; incomplete where it diverged.
-        diverged: when and why it stopped before the end, empty if it did not.
-        seconds: of all sittings.
-        resumed: the epochs after which the later ones went on.
-        torch_version: PyTorch's, or its versions.
+        experiment: the specification.
+        training: what determines the models, field by field; see `requested`.
+        scoring: what determines their scores.
+        folder: of the run.
+        device: as in `memlib.run`.
+        keep_models: whether models of all evaluated epochs stay, or those of the last alone.
+        sets: training and held-out images that are at hand; else those that the experiment names.
     """
 
-    arrays: dict[str, NDArray]
-    diverged: str
-    seconds: float
-    resumed: list[int]
-    torch_version: str
+    experiment: Experiment
+    training: Record
+    scoring: Record
+    folder: Path
+    device: str | None
+    keep_models: bool = False
+    sets: tuple[ImageSet, ImageSet] | None = None
+
+    @property
+    def scores(self) -> Path:
+        """The folder of the scores."""
+        return store.scores_folder(self.folder, self.scoring)
+
+    def is_trained(self, member: Member) -> bool:
+        return store.member_path(self.folder, member).exists()
+
+    def to_score(self, repeat: int) -> list[int]:
+        """The epochs of which models of a trained repeat are there, and scores are not."""
+        models = store.epochs_of(self.folder / "models", repeat)
+        left = {*models, self.experiment.epochs} - {*store.epochs_of(self.scores, repeat)}
+        return sorted(left & {*self.experiment.evaluated_epochs})
+
+    def is_done(self, member: Member) -> bool:
+        return self.is_trained(member) and (member is None or not self.to_score(member))
+
+
+def requested(experiment: Experiment, images: ImageSet, held_out: ImageSet) -> tuple[Record, Record]:
+    """What determines the training of a repeat, and what its scores: all fields but the number of repeats,
+    the images, and the versions.
+
+    Images in a folder count as the same wherever they lie.
+    """
+    fields = {name: value for name, value in asdict(experiment).items() if name != "repeats"}
+    fields["images"] = images.name.partition(":")[0]
+    own = {name: fields.pop(name) for name in store.SCORING}
+    shas = {"train_sha256": images.sha256, "validation_sha256": held_out.sha256}
+    training = {**fields, **shas, "training_version": store.TRAINING_VERSION}
+    return training, training | own | {"scoring_version": store.SCORING_VERSION}
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a process computes of an experiment.
+    """What a process computes of a run.
 
     Attributes:
-        experiment: the specification.
+        job: of the run.
         images: the training images.
+        held_out: on which the model of all images is evaluated.
         device: where.
-        tick: called with the FLOP done.
-        checkpoints: where it leaves them; without, it leaves none.
+        tick: called with the images that have been trained on, or scored, once for all models of a repeat.
     """
 
-    experiment: Experiment
+    job: Job
     images: ImageSet
+    held_out: ImageSet
     device: torch.device
-    tick: Tick
-    checkpoints: Checkpoints | None = None
+    tick: Tick = lambda images: None
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.job.experiment
+
+    @functools.cached_property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.job.folder, self.job.training, self.device.type)
 
     @functools.cached_property
     def compiled(self) -> bool:
@@ -73,192 +121,276 @@ class Task:
         outputs = pairs * e.num_samples * math.prod(self.images.images.shape[1:])
         return outputs > COMPILED_OUTPUTS and compiler_works(self.device)
 
-    @functools.cached_property
-    def _flops(self) -> Flops:
-        return flops_per_image(self.experiment, self.images.channels)
+    def work(self, member: Member) -> int:
+        """Images that `tick` will be told of until a member is done."""
+        e, n = self.experiment, len(self.images)
+        if self.job.is_trained(member):
+            return 0 if member is None else len(self.job.to_score(member)) * n
+        if member is None:
+            return e.epochs * (n + len(self.held_out))
+        return e.epochs * (n - math.ceil(n / e.folds)) + len(e.evaluated_epochs) * n
 
-    @functools.cached_property
-    def _score_flop(self) -> int:
-        return self._flops.encode + self.experiment.most_samples * self._flops.decode
+    def train_on_all(self, begun: Sequence[Snapshot] = ()) -> dict[Member, str]:
+        """Train one model on all images, anew or from its checkpoint, and write its file.
 
-    def ensemble(self, count: int, members: Sequence[Member]) -> Ensemble:
-        """Fresh models, `count` per member."""
-        e, models = self.experiment, []
-        for member in members:
-            parameters = e.torch_stream(Stream.PARAMETERS, member)
-            models += [e.build(self.images.channels, parameters) for _ in range(count)]
-        return Ensemble.stack(models, self.device, e.precision)
-
-    def _noise(self, purpose: Stream, members: Sequence[Member]) -> list[torch.Generator]:
-        return [self.experiment.torch_stream(purpose, member, self.device) for member in members]
-
-    def start(self, model: Ensemble, members: Sequence[Member]) -> Progress:
-        """The beginning of the training of some members' models."""
-        e = self.experiment
-        noise = {purpose.name: self._noise(purpose, members) for purpose in NOISE}
-        order = [e.stream(Stream.ORDER, member) for member in members]
-        return Progress(model, adam(model, e.learning_rate), order, noise)
-
-    def fit(
-        self, progress: Progress, x: torch.Tensor, training_sets: Sequence[NDArray[np.int64]]
-    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """Train on from `progress`, on the models' training sets among `x`; see `memlib.training.fit`."""
-        e = self.experiment
-        return fit(
-            progress.model,
-            progress.optimizer,
-            x,
-            training_sets,
-            epochs=range(progress.epoch + 1, e.epochs + 1),
-            batch_size=e.batch_size,
-            flip=e.flip,
-            order=progress.order,
-            noise=progress.noise[Stream.TRAINING_NOISE.name],
-            tick=lambda count: self.tick(count * self._flops.train),
-        )
-
-    def _train(
-        self,
-        members: Sequence[Member],
-        training_sets: Sequence[NDArray[np.int64]],
-        begun: Sequence[Saved],
-        evaluate: Callable[[Progress, torch.Tensor], None],
-        epoch_flop: int,
-    ) -> tuple[Progress, list[str]]:
-        """Train the members' models with checkpoints; a member that diverges stops, and the others go on.
-
-        Args:
-            begun: what each member saved; empty if they are new.
-            evaluate: records what the epoch that is finished asks for.
-            epoch_flop: of training, and of what `evaluate` does after every epoch.
+        That holds the losses on `images` and `held_out` by epoch, nats, as many samples as held-out images,
+        and the parameters.
 
         Returns:
-            The state at the end, and for every member why it diverged, empty if it did not.
+            None with when and why it diverged, if it did.
         """
-        started, saved = time.perf_counter(), time.monotonic()
-        x = torch.tensor(self.images.images, device=self.device)
-        progress = self.start(self.ensemble(len(training_sets) // len(members), members), members)
-        if begun:
-            progress.restore(begun)
-            self._tick_done(progress, epoch_flop)
-        before, diverged = progress.seconds, [""] * len(members)
-        for epoch, loss in self.fit(progress, x, training_sets):
-            progress.epoch = epoch
-            progress.record(loss=loss)
-            evaluate(progress, x)
-            diverged = [old or self._divergence(progress, i) for i, old in enumerate(diverged)]
-            progress.seconds = before + time.perf_counter() - started
-            if all(diverged):
-                break
-            due = epoch in self.experiment.evaluated_epochs or time.monotonic() - saved > CHECKPOINT_SECONDS
-            if self.checkpoints and due and epoch < self.experiment.epochs:
-                for i, member in enumerate(members):
-                    if not diverged[i]:
-                        self.checkpoints.write(member, progress, i)
-                saved = time.monotonic()
-        return progress, diverged
+        n, held = len(self.images), torch.tensor(self.held_out.images, device=self.device)
 
-    def _tick_done(self, progress: Progress, epoch_flop: int) -> None:
-        """Count what a checkpoint holds as done."""
-        scored = sum(log_px.size for log_px in progress.recorded.get("log_px", []))
-        self.tick(progress.epoch * epoch_flop + scored * self._score_flop)
+        def evaluate(state: TrainState, x: torch.Tensor, diverged: dict[Member, str]) -> None:
+            [noise] = state.noise[Stream.SCORING_NOISE.name]
+            state.record(test_loss=mean_loss(state.model, held, noise))
+            if not _are_scores(state.recorded["test_loss"][-1]):
+                diverged.setdefault(None, self._when(state.epoch, "test_loss is not a number"))
+            self.tick(len(held))
 
-    def _tick_pairs(self, count: int) -> None:
-        self.tick(count * self._score_flop)
+        state, diverged = self._train([None], [np.arange(n)], begun, evaluate, n + len(held))
+        if not diverged:
+            results, prior = state.results(0), self.experiment.torch_stream(Stream.SAMPLES, None, self.device)
+            arrays = {
+                "train_loss": results["loss"][:, 0],
+                "test_loss": results["test_loss"][:, 0],
+                "samples": sample(state.model, len(held), self.images.channels, prior)[0],
+                **{f"{PARAMETER}{name}": array for name, array in state.model.state().items()},
+            }
+            self._write(store.member_path(self.job.folder, None), arrays, self._training_facts(state))
+            store.remove(self.checkpoints.folder, None)
+        return diverged
 
-    def _divergence(self, progress: Progress, i: int) -> str:
-        """What is not a number of what was recorded last of member i; empty if everything is."""
-        entries = progress.latest(i)
-        loss = entries.pop("loss")
-        entries.pop("khat", None)  # infinite where it cannot be fitted
-        if bad := int((~np.isfinite(loss)).sum()):
-            what = f"the loss of {bad} of {len(loss)} models is not finite"
-        elif names := [k for k, entry in entries.items() if (np.isnan(entry) | np.isposinf(entry)).any()]:
-            what = f"{names[0]} is not a number"
-        else:
-            return ""
-        return f"epoch {progress.epoch} at learning_rate {self.experiment.learning_rate}: {what}"
-
-    def train_repeats(self, repeats: Sequence[int], begun: Sequence[Saved] = ()) -> list[Outcome]:
-        """Train the models of some repeats side by side; score all images under each at the evaluated epochs.
+    def train_repeats(self, repeats: Sequence[int], begun: Sequence[Snapshot] = ()) -> dict[Member, str]:
+        """Train the models of some repeats side by side, and score all images under each at the evaluated
+        epochs; models, scores, and a file with folds and losses of every repeat are written.
 
         Args:
             begun: a checkpoint of each repeat, all after the same epoch; empty to start anew.
 
         Returns:
-            Of every repeat the arrays log_px and ess (epoch, fold, observation), failing (epoch, fold),
-            khat and num_samples (epoch, observation), epoch, fold_of, fold_loss.
+            Of repeats that diverged, when and why.
         """
         e, n, K = self.experiment, len(self.images), self.experiment.folds
         folds = [fold_assignment(n, K, e.stream(Stream.FOLDS, repeat)) for repeat in repeats]
         training_sets = [np.flatnonzero(fold_of != k) for fold_of in folds for k in range(K)]
 
-        def score(progress: Progress, x: torch.Tensor) -> None:
-            if progress.epoch in e.evaluated_epochs:
-                noise = progress.noise[Stream.SCORING_NOISE.name]
-                scored = score_images(
-                    progress.model,
-                    x,
-                    e.num_samples,
-                    noise,
-                    self.compiled,
-                    tick=self._tick_pairs,
-                    paired=e.noise == "paired",
-                    rescoring=e.rescoring,
-                )
-                for name in ("log_px", "ess", "khat"):
-                    progress.record(**{name: getattr(scored, name).float().cpu().numpy()})
-                progress.record(num_samples=scored.num_samples.int().cpu().numpy())
+        def evaluate(state: TrainState, x: torch.Tensor, diverged: dict[Member, str]) -> None:
+            if state.epoch not in e.evaluated_epochs:
+                return
+            last = state.epoch == e.epochs
+            sound = [i for i, repeat in enumerate(repeats) if repeat not in diverged]
+            for i in sound:
+                if last or self.job.keep_models:
+                    path = store.epoch_path(self.job.folder / "models", repeats[i], state.epoch)
+                    self._write(path, state.parameters(i), {})
+                if last:
+                    arrays = {"fold_of": folds[i], "fold_loss": state.results(i)["loss"]}
+                    facts = self._training_facts(state)
+                    self._write(store.member_path(self.job.folder, repeats[i]), arrays, facts)
+                    store.remove(self.checkpoints.folder, repeats[i])
+            if sound:
+                diverged |= self._score(state.model, x, state.epoch, repeats, [repeats[i] for i in sound])
 
-        seen = len(repeats) * K * min(map(len, training_sets))
-        progress, diverged = self._train(repeats, training_sets, begun, score, seen * self._flops.train)
-        outcomes = []
-        for i, fold_of in enumerate(folds):
-            results = progress.results(i)
-            fold_loss = {"fold_loss": results.pop("loss")}
-            if "khat" in results:  # else it diverged before
-                results |= _health(results.pop("khat"), results.pop("num_samples"))
-            arrays = {**results, **fold_loss, "epoch": np.array(e.evaluated_epochs), "fold_of": fold_of}
-            outcomes.append(_outcome(arrays, diverged[i], progress))
-        return outcomes
+        size = min(map(len, training_sets))
+        return self._train(repeats, training_sets, begun, evaluate, len(repeats) * size)[1]
 
-    def train_on_all(self, validation: ImageSet, begun: Sequence[Saved] = ()) -> Outcome:
-        """Train one model on all images, anew or from its checkpoint.
+    def score(self, repeat: int) -> dict[Member, str]:
+        """Score the models of a trained repeat that have no scores as yet.
 
         Returns:
-            Its losses on `images` and `validation` by epoch, as many samples as validation images, index and
-            label of the training images, its parameters.
+            The repeat with when and why its scores are no numbers, if so.
+
+        Raises:
+            StoreError: its models are not there any more, or damaged.
         """
-        n, held = len(self.images), torch.tensor(validation.images, device=self.device)
-        loss_flop = len(held) * (self._flops.encode + self._flops.decode)
+        e, x = self.experiment, torch.tensor(self.images.images, device=self.device)
+        template, diverged = e.build(self.images.channels), {}
+        for epoch in self.job.to_score(repeat):
+            path = store.epoch_path(self.job.folder / "models", repeat, epoch)
+            if not path.exists():
+                raise StoreError(
+                    f"{path} is not there any more, so that the models cannot be scored anew; delete "
+                    f"{store.member_path(self.job.folder, repeat)} to train them again"
+                )
+            arrays, _ = store.read(path, self.job.training)
+            model = Ensemble.from_state(template, arrays, self.device)
+            diverged |= self._score(model, x, epoch, [repeat], [repeat])
+        return diverged
 
-        def evaluate(progress: Progress, x: torch.Tensor) -> None:
-            [noise] = progress.noise[Stream.SCORING_NOISE.name]
-            progress.record(test_loss=mean_loss(progress.model, held, noise))
-            self.tick(loss_flop)
+    def _score(
+        self, model: Ensemble, x: torch.Tensor, epoch: int, repeats: Sequence[int], wanted: Sequence[int]
+    ) -> dict[Member, str]:
+        """Score the models of some repeats at an epoch, and write the scores of those wanted that have none.
 
-        epoch_flop = n * self._flops.train + loss_flop
-        progress, [diverged] = self._train([None], [np.arange(n)], begun, evaluate, epoch_flop)
-        results, [prior] = progress.results(0), self._noise(Stream.SAMPLES, [None])
-        arrays = {
-            "train_loss": results["loss"][:, 0],
-            "test_loss": results["test_loss"][:, 0],
-            "samples": sample(progress.model, len(held), self.images.channels, prior)[0],
-            "index": self.images.index,
-            "label": self.images.labels,
-            **{f"{PARAMETER}{name}": array for name, array in progress.model.state().items()},
+        Returns:
+            Of repeats with scores that are no numbers, when and which.
+        """
+        e, started, diverged = self.experiment, time.perf_counter(), {}
+        paths = {repeat: store.epoch_path(self.job.scores, repeat, epoch) for repeat in wanted}
+        if all(path.exists() for path in paths.values()):
+            self.tick(len(repeats) * len(x))
+            return diverged
+        model = Ensemble(model.template, model.params, model.buffers, e.scoring_precision)
+        scored = score_images(
+            model,
+            x,
+            e.num_samples,
+            [e.torch_stream(Stream.SCORING_NOISE, repeat, self.device, epoch) for repeat in repeats],
+            self.compiled,
+            tick=lambda pairs: self.tick(pairs // e.folds),
+            paired=e.noise == "paired",
+            rescoring=e.rescoring,
+        )
+        columns = {name: getattr(scored, name).float().cpu().numpy() for name in ("log_px", "ess", "khat")}
+        columns["num_samples"] = scored.num_samples.int().cpu().numpy()
+        facts = {"stage": "scoring", "kernels": "compiled" if self.compiled else "eager"}
+        for i, repeat in enumerate(repeats):
+            own = {name: column[i * e.folds : (i + 1) * e.folds] for name, column in columns.items()}
+            if repeat not in paths or paths[repeat].exists():
+                continue
+            if bad := [name for name in ("log_px", "ess") if not _are_scores(own[name])]:
+                diverged[repeat] = self._when(epoch, f"{bad[0]} is not a number")
+                continue
+            arrays = stored_scores(own)
+            seconds = time.perf_counter() - started
+            self._write(paths[repeat], arrays, self._facts(seconds, len(repeats)) | facts, self.job.scoring)
+        return diverged
+
+    def _train(
+        self,
+        members: Sequence[Member],
+        training_sets: Sequence[NDArray[np.int64]],
+        begun: Sequence[Snapshot],
+        evaluate: Callable[[TrainState, torch.Tensor, dict[Member, str]], None],
+        epoch_images: int,
+    ) -> tuple[TrainState, dict[Member, str]]:
+        """Train the members' models with checkpoints; a member that diverges stops, and the others go on.
+
+        Args:
+            begun: what each member saved; empty if they are new.
+            evaluate: does what the epoch that is finished asks for, and adds members that diverged.
+            epoch_images: that `tick` is told of in an epoch, but for scoring.
+
+        Returns:
+            The state at the end, and of members that diverged when and why.
+        """
+        e, saved, diverged = self.experiment, time.monotonic(), {}
+        x = torch.tensor(self.images.images, device=self.device)
+        state = self.start(len(training_sets) // len(members), members)
+        if begun:
+            state.restore(begun)
+            scored = 0 if None in members else sum(epoch <= state.epoch for epoch in e.evaluated_epochs)
+            self.tick(state.epoch * epoch_images + scored * len(members) * len(x))
+        for loss in self._epochs(state, x, training_sets):
+            state.record(loss=loss)
+            for i, member in enumerate(members):
+                if (bad := int((~np.isfinite(loss[state.models(i)])).sum())) and member not in diverged:
+                    what = f"the loss of {bad} of {len(training_sets) // len(members)} models is not finite"
+                    diverged[member] = self._when(state.epoch, what)
+            evaluate(state, x, diverged)
+            if len(diverged) == len(members):
+                break
+            due = state.epoch in e.evaluated_epochs or time.monotonic() - saved > CHECKPOINT_SECONDS
+            if due and state.epoch < e.epochs:
+                for i, member in enumerate(members):
+                    if member not in diverged:
+                        self.checkpoints.write(member, state, i)
+                saved = time.monotonic()
+        return state, diverged
+
+    def start(self, count: int, members: Sequence[Member]) -> TrainState:
+        """The beginning of the training of some members, `count` models each."""
+        e, models = self.experiment, []
+        for member in members:
+            parameters = e.torch_stream(Stream.PARAMETERS, member)
+            models += [e.build(self.images.channels, parameters) for _ in range(count)]
+        model = Ensemble.stack(models, self.device, e.precision)
+        noise = {
+            purpose.name: [e.torch_stream(purpose, member, self.device) for member in members]
+            for purpose in (Stream.TRAINING_NOISE, Stream.SCORING_NOISE)
         }
-        return _outcome(arrays, diverged, progress)
+        order = [e.stream(Stream.ORDER, member) for member in members]
+        return TrainState(model, adam(model, e.learning_rate), order, noise)
+
+    def _epochs(
+        self, state: TrainState, x: torch.Tensor, training_sets: Sequence[NDArray[np.int64]]
+    ) -> Iterator[NDArray[np.float64]]:
+        """Train on, epoch by epoch, with the time that takes; yields the losses, (E,)."""
+        e, count = self.experiment, len(training_sets) // len(state.order)
+        trained = fit(
+            state.model,
+            state.optimizer,
+            x,
+            training_sets,
+            epochs=range(state.epoch + 1, e.epochs + 1),
+            batch_size=e.batch_size,
+            flip=e.flip,
+            order=state.order,
+            noise=state.noise[Stream.TRAINING_NOISE.name],
+            tick=lambda pairs: self.tick(pairs // count),
+        )
+        while True:
+            started = time.perf_counter()
+            state.epoch, loss = next(trained, (state.epoch, None))
+            state.seconds += time.perf_counter() - started
+            if loss is None:
+                return
+            yield loss
+
+    def _when(self, epoch: int, what: str) -> str:
+        return f"epoch {epoch} at learning_rate {self.experiment.learning_rate}: {what}"
+
+    def _write(
+        self, path: Path, arrays: Mapping[str, NDArray], facts: Record, request: Record | None = None
+    ) -> None:
+        store.write(path, arrays, {"request": request or self.job.training, "run": facts})
+
+    def _training_facts(self, state: TrainState) -> Record:
+        facts = {"stage": "training", "resumed": state.resumed, "torch": state.torch_version}
+        return self._facts(state.seconds, len(state.order)) | facts
+
+    def _facts(self, seconds: float, stacked: int) -> Record:
+        return run_facts(self.images, seconds, self.device) | {"stacked": stacked}
 
 
-def _health(khat: NDArray[np.float32], num_samples: NDArray[np.int32]) -> dict[str, NDArray]:
-    """What is kept of k-hat (epoch, fold, observation): its worst, and how often it is too high.
+def run_facts(images: ImageSet, seconds: float, device: torch.device | None = None) -> Record:
+    """When, where and with what something was computed, as records keep it."""
+    names = {"cpu": "CPU, 1 thread"}
+    where = names.get(device.type) or torch.cuda.get_device_name(device) if device else None
+    return {
+        "images": images.name,
+        **({"device": where} if where else {}),
+        "seconds": round(seconds, 2),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "memlib": importlib.metadata.version("memlib"),
+        "torch": str(torch.__version__),
+    }
 
-    All models of a repeat have equally many samples for an observation.
+
+def stored_scores(columns: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """What is kept of a repeat's scores and their health, as `store.assemble` reads it.
+
+    Args:
+        columns: `log_px`, and of importance weights `ess`, `khat` and `num_samples`, each (K, n).
+
+    Returns:
+        `log_px` and `ess` as they are; `failing`, (K,), the share of images with too high a k-hat; `khat`,
+        (n,), the worst, and `num_samples`, (n,), the fewest among the models.
     """
-    failing = (khat > khat_thresholds(num_samples)).mean(axis=-1)
-    return {"khat": khat.max(axis=1), "num_samples": num_samples[:, 0], "failing": failing}
+    arrays = {"log_px": columns["log_px"]}
+    if "ess" in columns:
+        khat, counts = columns["khat"], columns["num_samples"]
+        failing = (khat > khat_thresholds(counts)).mean(axis=-1)
+        arrays |= {
+            "ess": columns["ess"],
+            "khat": khat.max(0),
+            "num_samples": counts.min(0),
+            "failing": failing,
+        }
+    return arrays
 
 
-def _outcome(arrays: dict[str, NDArray], diverged: str, progress: Progress) -> Outcome:
-    return Outcome(arrays, diverged, progress.seconds, progress.resumed, progress.torch_version)
+def _are_scores(values: NDArray[np.floating]) -> bool:
+    """Numbers or minus infinity, the score of an image that a model gives no probability."""
+    return not (np.isnan(values) | np.isposinf(values)).any()

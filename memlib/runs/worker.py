@@ -1,14 +1,13 @@
-"""What a process does for a run: claim members of it, compute them, write them down."""
+"""What every process does for a run: claim what is missing, compute it, or wait until another process has."""
 
 import contextlib
-import datetime
-import importlib.metadata
+import functools
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,108 +16,111 @@ from memlib.data import ImageSet
 from memlib.device import check_precision, choose_device, one_thread
 from memlib.ensemble import Tick
 from memlib.experiment import Experiment
-from memlib.runs import executors as parallel
-from memlib.runs.checkpoints import Checkpoints, Saved
+from memlib.runs import executors
 from memlib.runs.store import Member, StoreError
-from memlib.runs.task import Outcome, Task
+from memlib.runs.task import Job, Task, requested
+from memlib.training import Snapshot
 
 LOG = logging.getLogger("memlib")
 WAIT_SECONDS = 0.5  # before asking again whether another process has finished
 
+T = TypeVar("T")
 
-@dataclass(frozen=True)
-class Job:
-    """What every process of a run is told; small, and the same for all.
 
-    Attributes:
-        experiment: the specification.
-        request: what a result must answer, field by field; see `requested`.
-        folder: of the results.
-        device: as in `memlib.run`.
+@contextlib.contextmanager
+def claimed(paths: Mapping[T, Path], is_done: Callable[[T], bool]) -> Iterator[list[T]]:
+    """Claim pieces of work by their files; yields those that are neither done nor claimed by other processes.
+
+    Args:
+        paths: piece -> its file, beside which its lock lies.
+        is_done: whether a piece is.
     """
-
-    experiment: Experiment
-    request: dict[str, Any]
-    folder: Path
-    device: str | None
+    with contextlib.ExitStack() as held:
+        free = [piece for piece, path in paths.items() if not is_done(piece)]
+        free = [piece for piece in free if held.enter_context(store.claim(paths[piece]))]
+        yield [piece for piece in free if not is_done(piece)]  # what another has finished meanwhile is done
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a group of members.
+    """What became of pieces of work that were attempted.
 
     Attributes:
-        paths: the files of those that are there.
-        diverged: of those whose training diverged, when and why.
-        elsewhere: those that other processes compute.
+        diverged: of members whose training diverged, when and why.
+        elsewhere: pieces that other processes compute.
     """
 
-    paths: list[str]
     diverged: dict[Member, str]
-    elsewhere: list[Member]
+    elsewhere: list[Any]
 
 
-def requested(experiment: Experiment, images: ImageSet, validation: ImageSet) -> dict[str, Any]:
-    """What determines a repeat's result: all fields but the number of repeats, the images, the version.
+def work_through(
+    groups: list[list[T]], attempt: Callable[[list[list[T]]], list[Report]], path_of: Callable[[T], Path]
+) -> dict[Member, str]:
+    """Attempt groups of pieces of work until no other process computes any of them.
 
-    Images in a folder count as the same wherever they lie.
+    Args:
+        groups: pieces that are attempted together.
+        attempt: computes of groups what it can claim; a report for each group.
+        path_of: the file of a piece, for a message.
+
+    Returns:
+        Of members that diverged, when and why.
     """
-    fields = {name: value for name, value in asdict(experiment).items() if name != "repeats"}
-    fields["images"] = experiment.images.partition(":")[0]
-    shas = {"train_sha256": images.sha256, "validation_sha256": validation.sha256}
-    return {**fields, **shas, "version": store.RESULT_VERSION}
+    awaited, diverged = None, {}
+    while groups:
+        reports = attempt(groups)
+        for report in reports:
+            diverged |= report.diverged
+        left = [report.elsewhere for report in reports if report.elsewhere]
+        if left == groups:  # other processes compute them all
+            paths = [path_of(piece) for group in left for piece in group]
+            path = next((path for path in paths if not path.exists()), awaited)
+            if path != awaited:
+                LOG.warning(
+                    "waiting for %s, which another process computes; it holds %s", path, store.lock_path(path)
+                )
+            awaited = path
+            time.sleep(WAIT_SECONDS)
+        groups = left
+    return diverged
 
 
-def compute(
-    job: Job,
-    members: Sequence[Member],
-    tick: Tick | None = None,
-    sets: tuple[ImageSet, ImageSet] | None = None,
-) -> Report:
-    """Compute those members that are neither there nor claimed by another process.
+def check_precisions(experiment: Experiment, device: torch.device) -> None:
+    """ValueError for a precision of training or scoring that the device does not have."""
+    for name in ("precision", "scoring_precision"):
+        check_precision(getattr(experiment, name), device, name)
+
+
+def compute(job: Job, members: Sequence[Member], tick: Tick | None = None) -> Report:
+    """Train and score those members that are neither done nor claimed by another process.
 
     Args:
         members: repeats to be stacked into one group; or None alone, the model of all images.
-        tick: called with the FLOP done.
-        sets: training and validation images, where they are loaded already.
+        tick: as in `Task`.
 
     Raises:
         ValueError: a device or precision that is not here, or other images than where the run was started.
         StoreError: a checkpoint that this run cannot use.
     """
     where, diverged = choose_device(job.device), {}
-    check_precision(job.experiment.precision, where)
+    check_precisions(job.experiment, where)
     paths = {member: store.member_path(job.folder, member) for member in members}
-    with contextlib.ExitStack() as held:
-        free = [m for m, p in paths.items() if not p.exists() and held.enter_context(store.claim(p))]
-        mine = [m for m in free if not paths[m].exists()]
+    with claimed(paths, job.is_done) as mine, contextlib.ExitStack() as block:
         if mine:
-            images, validation = sets or _images(job)
-            checkpoints = Checkpoints(job.folder, job.request, where.type)
-            task = Task(job.experiment, images, where, tick or (lambda flop: None), checkpoints)
-            held.enter_context(one_thread() if where.type == "cpu" else contextlib.nullcontext())
-            begun = {member: checkpoints.newest(member) for member in mine}
+            task = Task(job, *(job.sets or _images(job)), where, tick or (lambda images: None))
+            block.enter_context(one_thread() if where.type == "cpu" else contextlib.nullcontext())
+            begun = {m: task.checkpoints.newest(m) for m in mine if not job.is_trained(m)}
             for group in _alike(begun):
                 saved = [begun[member] for member in group if begun[member]]
                 full = group == [None]
-                outcomes = (
-                    [task.train_on_all(validation, saved)] if full else task.train_repeats(group, saved)
-                )
-                compiled = not full and task.compiled  # the model of all images is not scored
-                for member, outcome in zip(group, outcomes, strict=True):
-                    if outcome.diverged:
-                        diverged[member] = outcome.diverged
-                        continue
-                    facts = _run_facts(where, outcome, compiled, len(group))
-                    record = {"request": job.request, "run": {"images": job.experiment.images, **facts}}
-                    store.write(paths[member], outcome.arrays, record)
-                    store.remove_checkpoints(job.folder, member)
-    there = [member for member, path in paths.items() if path.exists()]
-    elsewhere = [member for member in members if member not in there and member not in diverged]
-    return Report([str(paths[member]) for member in there], diverged, elsewhere)
+                diverged |= task.train_on_all(saved) if full else task.train_repeats(group, saved)
+            for repeat in (m for m in mine if m is not None and m not in diverged and not job.is_done(m)):
+                diverged |= task.score(repeat)
+    return Report(diverged, [m for m in members if not job.is_done(m) and m not in diverged])
 
 
-def _alike(begun: Mapping[Member, Saved | None]) -> list[list[Member]]:
+def _alike(begun: Mapping[Member, Snapshot | None]) -> list[list[Member]]:
     """Members that can go on side by side: after the same epoch."""
     groups: dict[int, list[Member]] = {}
     for member, saved in begun.items():
@@ -128,21 +130,21 @@ def _alike(begun: Mapping[Member, Saved | None]) -> list[list[Member]]:
 
 def _images(job: Job) -> tuple[ImageSet, ImageSet]:
     """The images of the run, if they are the same here as where it was started."""
-    images, validation = job.experiment.load_images(), job.experiment.load_validation()
-    here = requested(job.experiment, images, validation)
-    if other := [name for name, value in here.items() if job.request.get(name) != value]:
+    images, held_out = job.experiment.load_images(), job.experiment.load_validation()
+    here, _ = requested(job.experiment, images, held_out)
+    if other := [name for name, value in here.items() if job.training.get(name) != value]:
         name = other[0]
         raise ValueError(
             f"{job.experiment.images} differs between machines: {name} is {here[name]} on "
-            f"this one and {job.request.get(name)} where the run was started"
+            f"this one and {job.training.get(name)} where the run was started"
         )
-    return images, validation
+    return images, held_out
 
 
 def compute_in_process(job: Job, members: Sequence[Member]) -> Report:
     """`compute` in a process that reports its work."""
-    done = compute(job, members, parallel.report)
-    parallel.report(0, last=True)
+    done = compute(job, members, executors.report)
+    executors.report(0, last=True)
     return done
 
 
@@ -157,29 +159,5 @@ def finish(job: Job, member: Member) -> Report:
             f"the results folder {job.folder}, which the run was started with, is not on this machine; "
             "allowed: a folder that all machines share"
         )
-    path, told = store.member_path(job.folder, member), False
-    while (report := compute(job, [member])).elsewhere:
-        if not told:
-            say_waiting(path)
-        told = True
-        time.sleep(WAIT_SECONDS)
-    return report
-
-
-def say_waiting(path: Path) -> None:
-    """Log that another process computes a result, and by which file it can be found."""
-    LOG.warning("waiting for %s, which another process computes; it holds %s", path, store.lock_path(path))
-
-
-def _run_facts(device: torch.device, outcome: Outcome, compiled: bool, stacked: int) -> dict[str, Any]:
-    cuda = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if cuda else "CPU, 1 thread",
-        "seconds": round(outcome.seconds, 2),
-        "resumed": outcome.resumed,
-        "stacked": stacked,
-        "kernels": "compiled" if compiled else "eager",
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "memlib": importlib.metadata.version("memlib"),
-        "torch": outcome.torch_version,
-    }
+    path_of = functools.partial(store.member_path, job.folder)
+    return Report(work_through([[member]], lambda left: [compute(job, group) for group in left], path_of), [])

@@ -6,7 +6,7 @@ import sys
 import pytest
 import tqdm
 
-from memlib.runs.progress import progress_bar
+from memlib.runs.executors import progress_bar
 
 
 class Terminal(io.StringIO):
@@ -18,7 +18,7 @@ def shown(monkeypatch, stream, **options):
     """What a bar of 200 steps writes to standard error."""
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    with progress_bar(200, "digits, 21 models", **options) as bar:
+    with progress_bar(200, "digits, 21 models", "images", **options) as bar:
         for _ in range(200):
             bar.update()
     return stream.getvalue()
@@ -43,7 +43,7 @@ def test_a_log_file_gets_whole_lines(monkeypatch):
     assert "\r" not in text and text.endswith("\n")
     lines = text.splitlines()
     assert len(lines) > 10 and all(line.startswith("digits, 21 models: ") for line in lines)
-    assert "100%" in lines[-1] and max(map(len, lines)) <= 100
+    assert "100%" in lines[-1] and "200 of 200 images" in lines[-1] and max(map(len, lines)) <= 110
 
 
 def test_a_log_file_gets_a_line_in_thirty_seconds_at_most(monkeypatch):

@@ -11,8 +11,9 @@ import torch
 import memlib
 from memlib.experiment import variant
 from memlib.psis import khat_threshold
+from memlib.runs import store
 from memlib.runs.run import run
-from memlib.runs.task import Task
+from memlib.runs.task import Job, Task, requested
 
 TINY = variant(
     "digits-lr3", num_images=31, epochs=3, score_every=2, folds=3, repeats=2, num_samples=4, batch_size=16
@@ -37,7 +38,7 @@ def test_the_health_of_the_scores_is_kept_by_repeat(tmp_path, monkeypatch):
         return scored[-1]
 
     monkeypatch.setattr("memlib.runs.task.score_images", spread)
-    result = run(TINY, tmp_path, progress=False)
+    result = run(TINY, root=tmp_path, progress=False)
     for i, own in enumerate(scored):
         at = {"repeat": i // 2, "epoch": i % 2}
         np.testing.assert_array_equal(result.log_px[at], own.log_px)
@@ -51,16 +52,16 @@ def test_the_health_of_the_scores_is_kept_by_repeat(tmp_path, monkeypatch):
 
 def break_repeat(monkeypatch, broken):
     """Let one model of a repeat start with a parameter from which nothing finite follows."""
-    original = Task.ensemble
+    original = Task.start
 
-    def ensemble(task, count, members):
-        model = original(task, count, members)
+    def start(task, count, members):
+        state = original(task, count, members)
         if broken in members:
             with torch.no_grad():
-                model.params["decoder.trunk.4.bias"][members.index(broken) * count] = float("inf")
-        return model
+                state.model.params["decoder.trunk.4.bias"][members.index(broken) * count] = float("inf")
+        return state
 
-    monkeypatch.setattr(Task, "ensemble", ensemble)
+    monkeypatch.setattr(Task, "start", start)
 
 
 @pytest.mark.parametrize("executor", [None, ThreadPoolExecutor(1)], ids=["here", "executor"])
@@ -71,24 +72,30 @@ def test_a_repeat_that_diverges_stops_alone(tmp_path, monkeypatch, executor):
         f"not finite. A smaller learning_rate may help; everything else is stored in {tmp_path}"
     )
     with pytest.raises(FloatingPointError, match=re.escape(expected)):
-        run(TINY, tmp_path, executor, progress=False)
+        run(TINY, root=tmp_path, executor=executor, progress=False)
     assert sorted(p.name for p in tmp_path.glob("*/*.npz")) == ["full.npz", "repeat-001.npz"]
     monkeypatch.undo()
-    undisturbed = run(TINY, tmp_path / "undisturbed", progress=False)
-    np.testing.assert_array_equal(run(TINY, tmp_path, progress=False).log_px, undisturbed.log_px)
+    undisturbed = run(TINY, root=tmp_path / "undisturbed", progress=False)
+    np.testing.assert_array_equal(run(TINY, root=tmp_path, progress=False).log_px, undisturbed.log_px)
 
 
-def test_a_repeat_that_diverges_leaves_those_stacked_with_it_alone(monkeypatch):
-    def trained():
-        task = Task(TINY, TINY.load_images(), torch.device("cpu"), lambda flop: None)
-        return task.train_repeats([0, 1])
+def test_a_repeat_that_diverges_leaves_those_stacked_with_it_alone(tmp_path, monkeypatch):
+    sets = TINY.load_images(), TINY.load_validation()
 
-    sound = trained()
-    break_repeat(monkeypatch, 1)
-    first, second = trained()
-    assert not first.diverged and "epoch 1 at learning_rate 0.001" in second.diverged
-    for name, array in sound[0].arrays.items():
-        np.testing.assert_array_equal(first.arrays[name], array, err_msg=name)
+    def trained(folder):
+        job = Job(TINY, *requested(TINY, *sets), folder, "cpu")
+        diverged = Task(job, *sets, torch.device("cpu")).train_repeats([0, 1])
+        return diverged, {p.relative_to(folder): p for p in folder.rglob("repeat-000*.npz")}
+
+    (none, sound), _ = trained(tmp_path / "sound"), break_repeat(monkeypatch, 1)
+    diverged, beside = trained(tmp_path / "beside")
+    assert none == {} and [*diverged] == [1] and "epoch 1 at learning_rate 0.001" in diverged[1]
+    assert len(sound) == 4 and sound.keys() == beside.keys()
+    for name, path in sound.items():
+        request = store.read_record(path)["request"]
+        expected, arrays = (store.read(p, request)[0] for p in (path, beside[name]))
+        for key, array in expected.items():
+            np.testing.assert_array_equal(arrays[key], array, err_msg=f"{name}, {key}")
 
 
 def test_a_score_that_is_not_a_number_stops_its_repeat_before_anything_is_stored(tmp_path, monkeypatch):
@@ -103,5 +110,6 @@ def test_a_score_that_is_not_a_number_stops_its_repeat_before_anything_is_stored
     monkeypatch.setattr("memlib.runs.task.score_images", spoiled)
     told = "repeat 1, epoch 3 at .*: log_px is not a number; repeat 2, epoch 2 at .*: log_px is not a number"
     with pytest.raises(FloatingPointError, match=told):
-        run(dataclasses.replace(TINY, repeats=3), tmp_path, progress=False)
-    assert sorted(p.name for p in tmp_path.glob("*/*.npz")) == ["full.npz", "repeat-002.npz"]
+        run(dataclasses.replace(TINY, repeats=3), root=tmp_path, progress=False)
+    scored = sorted(p.stem[7:] for p in tmp_path.glob("*/scores-*/*.npz"))
+    assert scored == ["000-epoch-000002", "002-epoch-000002", "002-epoch-000003"]

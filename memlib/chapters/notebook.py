@@ -81,6 +81,8 @@ def describe(result: xr.Dataset) -> pd.DataFrame:
         }
 
     here = rows(request, sizes["observation"], sizes["repeat"], sizes["fold"])
+    if sizes["epoch"] < len(range(0, request["epochs"], request["score_every"])):
+        here["log p(x)"] += f"; here of epoch {', '.join(map(str, result.epoch.values))} alone"
     last = result.isel(epoch=-1)
     counts = np.unique(last.num_samples)
     used = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

@@ -48,8 +48,8 @@ ARRAYS = [
         "inference.rank_correlation(M, M * np.nan)",
         "a and b must be numbers (n,), n at least 4, without NaN",
     ),
-    call("inference.stability(result.isel(repeat=[0]))", "the run has 1 repeat; allowed: 2 or more"),
-    call("inference.reliability(1.1, repeats=1, wanted=2)", "rank is 1.1; allowed: 0 to 1"),
+    call("repeats.stability(result.isel(repeat=[0]))", "the run has 1 repeat; allowed: 2 or more"),
+    call("repeats.reliability(1.1, repeats=1, wanted=2)", "rank is 1.1; allowed: 0 to 1"),
     call("memorization_scores(log_px, fold_of, variance=log_px[0])", "variance has shape (4, 40); allowed"),
     call("memlib.psis.khat_threshold(0)", "num_samples is 0; allowed: 1 or more"),
 ]

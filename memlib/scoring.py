@@ -149,14 +149,9 @@ class PerceptronDecoder:
 
     @staticmethod
     def takes(decoder: Decoder) -> bool:
-        """Whether `decoder` maps straight to one output through linear layers with ReLUs between them."""
-        linear, between = list(decoder.trunk)[::2], list(decoder.trunk)[1::2]
-        return (
-            decoder.outputs == 1
-            and decoder.log_var is None
-            and all(isinstance(layer, nn.Linear) for layer in linear)
-            and all(isinstance(layer, nn.ReLU) for layer in between)
-        )
+        """Whether `decoder` gives one output per pixel, and of linear layers and ReLUs alone."""
+        perceptron = all(isinstance(layer, nn.Linear | nn.ReLU) for layer in decoder.trunk)
+        return perceptron and decoder.outputs == 1 and decoder.log_var is None
 
     def __call__(self, z: Tensor) -> tuple[Tensor]:
         """Decode z (R, Z) to (R, D), in memory that the next call overwrites."""

@@ -81,7 +81,7 @@ TOO_FEW = [
 
 YARDSTICKS = [
     call("mifid.moments(x[:4])", "4 images have 4 features each; allowed: more images than features"),
-    call("mifid.mifid(x, y, eps=2)", "eps is 2, delta 1e-15; allowed: eps above 0 and at most 1"),
+    call("mifid.mifid(x, y, eps=2)", "eps is 2; allowed: above 0 and at most 1"),
     call("mifid.mifid(x, y, eps=0.1, replicates=5)", "replicates is 5; allowed: 0 for none, or 20 or more"),
     call("mifid.memorization_distance(x, y[:, :3])", "generated have 4 features, training 3; allowed: as"),
     call("mifid.memorization_distance(x, 0 * y)", "all training features are zero; allowed: some that have"),

@@ -1,6 +1,5 @@
 """Near-duplicates: images that occur more than once in a data set, with slight changes."""
 
-import functools
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -175,6 +174,5 @@ def _bounds(images: Images, center: Center) -> NDArray[np.float32]:
 
 def _correlation(first: Floats, second: Floats) -> Floats:
     """Of every row with the other's same row; NaN where there is none."""
-    dot = functools.partial(np.einsum, "ij,ij->i")
     with np.errstate(invalid="ignore"):
-        return dot(first, second) / np.sqrt(dot(first, first) * dot(second, second))
+        return np.vecdot(first, second) / np.sqrt(np.vecdot(first, first) * np.vecdot(second, second))

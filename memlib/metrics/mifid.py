@@ -17,7 +17,7 @@ Interval = tuple[float, float]
 
 # eps in the competition, by the features it was chosen for; it has no meaning for others
 EPS = {"inception": 0.1, "nasnet": 0.25}
-DELTA = 1e-15
+DELTA = 1e-15  # keeps the score finite where d = 0
 SURE = 1e-5  # float32 finds neighbors at this distance and above up to a tenth of it
 
 
@@ -41,8 +41,7 @@ class MiFID:
     mifid: float  # as from `penalized_fid`
     fid: float  # squared Frechet distance, at least 0
     d: float  # memorization distance, between 0 and 1
-    eps: float  # as asked for, as is delta
-    delta: float
+    eps: float  # as asked for
     held_out_d: float  # d of held-out images, the yardstick of eps; NaN where none were given
     nearest: Nearest
     mifid_interval: Interval
@@ -113,7 +112,7 @@ def _search(
         neighbors[part] = columns[np.abs(cosine, out=cosine).argmax(axis=1)]
         other = _unit(training[neighbors[part]])
         # 1 - |cos| of unit vectors, without the loss of digits where they are close
-        other[np.einsum("ij,ij->i", unit, other) < 0] *= -1
+        other[np.vecdot(unit, other) < 0] *= -1
         distances[part] = ((unit - other) ** 2).sum(axis=1) / 2
     return distances, neighbors
 
@@ -124,23 +123,25 @@ def _unit(features: NDArray) -> Floats:
     return unit / np.linalg.norm(unit, axis=1, keepdims=True)
 
 
-def penalized_fid(fid: ArrayLike, d: ArrayLike, eps: float, delta: float = DELTA) -> Floats:
-    """FID / (d_thr + delta), where d_thr is d below eps and 1 elsewhere.
+def penalized_fid(fid: ArrayLike, d: ArrayLike, eps: float) -> Floats:
+    """FID / (d_thr + `DELTA`), where d_thr is d below eps and 1 elsewhere.
 
     Args:
         fid, d: numbers, or arrays of one shape; NaN stay NaN.
         eps: above 0, at most 1; see `EPS`.
-        delta: above 0.
 
-    Source: Bai et al. (2021), the definition of MiFID; their code for delta.
+    Raises:
+        ValueError: another eps.
+
+    Source: Bai et al. (2021), the definition of MiFID; their code for `DELTA`.
 
     >>> penalized_fid([10, 10], [0.05, 0.1], eps=0.1).round(6)
     array([200.,  10.])
     """
-    if not 0 < eps <= 1 or not delta > 0:
-        raise ValueError(f"eps is {eps}, delta {delta}; allowed: eps above 0 and at most 1, delta above 0")
+    if not 0 < eps <= 1:
+        raise ValueError(f"eps is {eps}; allowed: above 0 and at most 1")
     fid, d = np.asarray(fid, dtype=np.float64), np.asarray(d, dtype=np.float64)
-    return np.where(np.isnan(d), np.nan, fid / (np.where(d < eps, d, 1.0) + delta))
+    return np.where(np.isnan(d), np.nan, fid / (np.where(d < eps, d, 1.0) + DELTA))
 
 
 def mifid(
@@ -148,7 +149,6 @@ def mifid(
     training: ArrayLike,
     *,
     eps: float,
-    delta: float = DELTA,
     held_out: ArrayLike | None = None,
     replicates: int = 100,
     level: float = 0.95,
@@ -167,7 +167,6 @@ def mifid(
         training: features (n, d), n > d.
         eps: below this d is a penalty; 0.1 for Inception's pool_3, 0.25 for NASNet. For other features
             choose it by d of held-out images.
-        delta: above 0, what keeps the score finite at d = 0.
         held_out: features of images that no generator saw, for `held_out_d`.
         replicates: of the bootstrap, 0 for none, else at least 20; m d^2 operations each: seconds, so
             minutes in all, at 50000 x 2048, with 24 m d bytes of memory.
@@ -184,7 +183,7 @@ def mifid(
         raise ValueError(f"replicates is {replicates}; allowed: 0 for none, or 20 or more")
     check_share(level=level)
     check_range(0, seed=seed)
-    penalized_fid(0, 0, eps, delta)  # refuses what is not allowed before anything is computed
+    penalized_fid(0, 0, eps)  # refuses what is not allowed before anything is computed
     if held_out is not None:
         held_out = feature_matrices(held_out=held_out, training=training)[0]
     generated, training = feature_matrices(generated=generated, training=training)
@@ -192,10 +191,8 @@ def mifid(
     fid = frechet_distance(generated, reference)
     nearest = memorization_distance(generated, training)
     held_out_d = np.nan if held_out is None else memorization_distance(held_out, training).d
-    parts = (
-        list(_resampled(generated, reference, nearest, replicates, seed)) if replicates else [[np.nan] * 2]
-    )
-    fids, ds = np.transpose(parts)
+    parts = list(_resampled(generated, reference, nearest, replicates, seed))
+    fids, ds = np.transpose(parts or [[np.nan] * 2])
     basic = np.maximum(2 * fid - fids, 0)
 
     def ends(values: Floats) -> Interval:
@@ -203,14 +200,13 @@ def mifid(
         return float(low), float(high)
 
     return MiFID(
-        mifid=float(penalized_fid(fid, nearest.d, eps, delta)),
+        mifid=float(penalized_fid(fid, nearest.d, eps)),
         fid=fid,
         d=nearest.d,
         eps=eps,
-        delta=delta,
         held_out_d=float(held_out_d),
         nearest=nearest,
-        mifid_interval=ends(penalized_fid(basic, ds, eps, delta)),
+        mifid_interval=ends(penalized_fid(basic, ds, eps)),
         fid_interval=ends(basic),
         d_interval=ends(ds),
         fid_bias=float(fids.mean() - fid),

@@ -71,10 +71,9 @@ def nearest(queries: ArrayLike, references: ArrayLike, *, exclude_self: bool = F
     """
     both = feature_matrices(queries=queries, references=references)
     q, r = (x.astype(np.float64, copy=False) for x in both)
-    if exclude_self and q.shape != r.shape:
-        raise ValueError(f"exclude_self needs equal shapes, got {q.shape} and {r.shape}")
-    if exclude_self and len(r) < 2:
-        raise ValueError("references must have at least 2 rows to exclude_self, got 1")
+    if exclude_self and (q.shape != r.shape or len(r) < 2):
+        given = f"{q.shape} and {r.shape}"
+        raise ValueError(f"exclude_self needs equal shapes, got {given}; allowed: 2 rows or more")
     search = NearestNeighbors(n_neighbors=min(2, len(r) - exclude_self), algorithm="brute").fit(r)
     rival, found = search.kneighbors(None if exclude_self else q)
     index, distance = found[:, 0].copy(), np.empty(len(q))
@@ -101,9 +100,8 @@ def check_images(name: str, images: ArrayLike) -> NDArray[np.uint8]:
     images = np.asarray(images)
     shape = images.shape
     if images.dtype != np.uint8 or images.ndim != 4 or 0 in shape or shape[2] % 2 or shape[3] % 2:
-        raise ValueError(
-            f"{name} must be uint8 (n, C, H, W), n at least 1, H and W even, got {images.dtype} {shape}"
-        )
+        allowed = "uint8 (n, C, H, W), n at least 1, H and W even"
+        raise ValueError(f"{name} must be {allowed}, got {images.dtype} {shape}")
     return images
 
 
@@ -147,9 +145,6 @@ def distance_ratio(train: ArrayLike, validation: ArrayLike, samples: ArrayLike) 
         samples: (m, d), drawn from the model; as many as validation observations, as a minimum over more of
             them is smaller.
 
-    Returns:
-        rho, both distances and both neighbors' rows, each (n,).
-
     Raises:
         ValueError: if `samples` and `validation` differ in length, or for what `nearest` refuses.
 
@@ -159,9 +154,8 @@ def distance_ratio(train: ArrayLike, validation: ArrayLike, samples: ArrayLike) 
     array([1.5])
     """
     if len(samples) != len(validation):
-        raise ValueError(
-            f"samples must be as many as validation observations, got {len(samples)} and {len(validation)}"
-        )
+        given = f"{len(samples)} and {len(validation)}"
+        raise ValueError(f"samples must be as many as validation observations, got {given}")
     distances, rows = zip(nearest(train, validation), nearest(train, samples), strict=True)
     return DistanceRatio(_ratio(*distances), *distances, *rows)
 

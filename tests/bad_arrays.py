@@ -94,7 +94,6 @@ YARDSTICKS = [
     call("planted.mixture(digits.images, digits.images, 1.5)", "share is 1.5; allowed: 0 to 1"),
     call("features.train_classifier(digits.subset([0, 0]))", "has one label; allowed: images of two or more"),
     variable("MEMLIB_DATA", "FILE", "competition.load()", "the data folder is 'FILE', which is a file"),
-    call("mifid.mifid(x, y, eps=0.1, level=95)", "level is 95; allowed: between 0 and 1"),
     call("samples.authenticity(x, y, np.ones(99))", "spacing is (99,); allowed: (40,)"),
     call("samples.precision_recall(x, y, 3, np.ones(1))", "reach is (1,); allowed: (40,), one of each"),
     call(

@@ -85,10 +85,9 @@ def near_duplicates(
     error of the threshold are measured in float64, and a copy has exactly 1.
 
     Args:
-        images: uint8 (n, C, H, W), H and W even, n at least 1.
+        images: as for `centered`, and so is `center`.
         others: uint8 (m, C, H, W), to be paired with `images`; by default every pair i < j of `images`.
         threshold: between 0 and 1. At low ones little is ruled out, and the search is slow.
-        center: "lines" or "image", as for `centered`.
         mirrored: compare each image with the others' mirror images, left to right.
 
     Returns:

@@ -70,8 +70,8 @@ def train_classifier(images: ImageSet, features: int = 32, steps: int = 1000, se
     """Train a small convolutional network to tell the labels apart; all but its last layer gives features.
 
     Two convolutions with pooling, a layer of `features` rectified units, and a linear one; Adam, 64 images a
-    step, on one core, from random streams of its own. Features of images it was trained on differ from those
-    of other images, so train it on images that are not measured.
+    step, on one core. Features of images it was trained on differ from those of other images, so train it on
+    images that are not measured.
 
     Args:
         images: of at least two labels, 4 x 4 pixels or more.
@@ -147,12 +147,10 @@ def spaces(
         measured: the images to which distances are taken.
         everything: the data set that they are from, of the same shape, told apart by their `index`.
         width: features of either space, at least 1, at most the measured images and their pixels.
-        steps: of the classifier's training, at least 1.
-        seed: 0 or more.
+        steps, seed: as for `train_classifier`.
 
     Raises:
-        ValueError: a number that is not allowed, images of different shapes, or one label only, or fewer than
-            4 x 4 pixels, among the images to train on.
+        ValueError: another width, images of different shapes, or what `train_classifier` refuses.
 
     >>> from memlib.datasets import load_images
     >>> digits = load_images("digits")

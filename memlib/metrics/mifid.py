@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
-from memlib.checks import Floats, Ints, check_range, check_share
+from memlib.checks import Floats, Ints, check_range
 from memlib.metrics.fid import Moments, frechet_distance, moments
 from memlib.metrics.neighbors import batches, feature_matrices
 
@@ -28,15 +28,11 @@ class Nearest(NamedTuple):
     distances: Floats  # of the generated features that are not zero, (m,)
     rows: Ints  # which generated features these are, (m,)
     neighbors: Ints  # the row of each one's nearest training feature, (m,)
-    dropped: tuple[int, int]  # generated and training features that are zero and have no direction
 
 
 @dataclass(frozen=True, eq=False)
 class MiFID:
-    """A score and what it is made of.
-
-    Intervals are for samples without end of the same generator; they and the bias are NaN without replicates.
-    """
+    """A score and what it is made of; the intervals and the bias are NaN without replicates."""
 
     mifid: float  # as from `penalized_fid`
     fid: float  # squared Frechet distance, at least 0
@@ -64,10 +60,10 @@ def memorization_distance(generated: ArrayLike, training: ArrayLike) -> Nearest:
     $$d = \frac{1}{m} \sum_g \min_r \left(1 - |\cos(g, r)|\right)$$
 
     The mean is over the *generated* features: a generator that repeats few copies has d = 0. (Averaged over
-    the training features, as torchmetrics 1.9 does, it would go unpunished.) Zero features are dropped and
-    counted. The search multiplies in the precision of the features, and where that leaves close neighbors in
-    doubt again in float64; the distance to the neighbor it finds is measured in float64 from the difference
-    of the unit vectors, so that a copy has distance 0.
+    the training features, as torchmetrics 1.9 does, it would go unpunished.) Zero features, without a
+    direction, are left out. The search multiplies in the precision of the features, and where that leaves
+    close neighbors in doubt again in float64; the distance to the neighbor it finds is measured in float64
+    from the difference of the unit vectors, so that a copy has distance 0.
 
     Args:
         generated: (m, d), finite; float32 halves time and memory; neighbors farther than 1e-5 are then the
@@ -94,8 +90,7 @@ def memorization_distance(generated: ArrayLike, training: ArrayLike) -> Nearest:
     if len(unsure) and precision == np.float32:
         again = _search(generated, rows[unsure], training, columns, np.dtype(np.float64))
         distances[unsure], neighbors[unsure] = again
-    dropped = len(generated) - len(rows), len(training) - len(columns)
-    return Nearest(float(distances.mean()), distances, rows, neighbors, dropped)
+    return Nearest(float(distances.mean()), distances, rows, neighbors)
 
 
 def _search(
@@ -151,10 +146,9 @@ def mifid(
     eps: float,
     held_out: ArrayLike | None = None,
     replicates: int = 100,
-    level: float = 0.95,
     seed: int = 0,
 ) -> MiFID:
-    r"""Memorization-informed FID of generated images, with bootstrap intervals.
+    r"""Memorization-informed FID of generated images, with 95 % bootstrap intervals.
 
     The training features are what the score is about and stay fixed; the samples are one draw from the
     generator. A finite sample raises FID, and a sample of the sample raises it again by as much. So the basic
@@ -170,18 +164,15 @@ def mifid(
         held_out: features of images that no generator saw, for `held_out_d`.
         replicates: of the bootstrap, 0 for none, else at least 20; m d^2 operations each: seconds, so
             minutes in all, at 50000 x 2048, with 24 m d bytes of memory.
-        level: of the intervals, between 0 and 1.
         seed: of the bootstrap, 0 or more.
 
     Raises:
-        ValueError: as `moments`, `memorization_distance` and `penalized_fid`, or another value of an argument
-            than allowed.
+        ValueError: another value than allowed, or what `moments` and `memorization_distance` refuse.
 
     Source: Bai et al. (2021); Davison & Hinkley (1997) for the interval.
     """
-    if not (replicates == 0 or replicates >= 20):
+    if replicates and replicates < 20:
         raise ValueError(f"replicates is {replicates}; allowed: 0 for none, or 20 or more")
-    check_share(level=level)
     check_range(0, seed=seed)
     penalized_fid(0, 0, eps)  # refuses what is not allowed before anything is computed
     if held_out is not None:
@@ -196,7 +187,7 @@ def mifid(
     basic = np.maximum(2 * fid - fids, 0)
 
     def ends(values: Floats) -> Interval:
-        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.quantile(values, [0.025, 0.975])
         return float(low), float(high)
 
     return MiFID(

@@ -27,13 +27,10 @@ def half_resolution(images: NDArray[np.uint8]) -> Floats:
     """Average every 2 x 2 block of pixels and flatten each image: the space distances are measured in.
 
     Args:
-        images: uint8 (n, C, H, W), H and W even.
+        images: uint8 (n, C, H, W), H and W even; ValueError for another type or shape.
 
     Returns:
         float64 (n, C * H/2 * W/2), pixel values in [0, 1].
-
-    Raises:
-        ValueError: if `images` has another type or shape.
 
     Source: section 4.4 of the paper (distances on images of 16 x 16 pixels).
 
@@ -50,10 +47,7 @@ def half_resolution(images: NDArray[np.uint8]) -> Floats:
 def nearest(queries: ArrayLike, references: ArrayLike, *, exclude_self: bool = False) -> tuple[Floats, Ints]:
     r"""Find the reference nearest to every query, in Euclidean distance and exactly.
 
-    scikit-learn turns the search into matrix products by
-
-    $$\|q - r\|^2 = \|q\|^2 + \|r\|^2 - 2\,q \cdot r ,$$
-
+    scikit-learn turns the search into matrix products by $\|q - r\|^2 = \|q\|^2 + \|r\|^2 - 2\,q \cdot r$,
     which loses digits where q is close to r. So the distance to the one it finds is measured again from the
     difference q - r, and where rounding could have hidden a closer one, all are. An exact copy gives exactly
     0, and of references at the same distance the first wins. Many equal references make it slow.
@@ -170,15 +164,11 @@ def distance_ratio_as_published(
 
     $$\rho_i = \frac{\|x_{b(i)} - v_{j(i)}\|}{\|x_{b(i)} - s_{j'(i)}\|}$$
 
+    Errors and the neighbors' rows are those of `distance_ratio`.
+
     Args:
         train, validation, samples: as for `distance_ratio`.
         batch: training images per batch, at least 1; at 1 the result equals `distance_ratio`.
-
-    Returns:
-        As `distance_ratio`; the neighbors' rows are right, the distances are the published ones.
-
-    Raises:
-        ValueError: if `batch` is below 1, or as `distance_ratio`.
 
     Source: figures 5, 12 and 13 of the paper; public code of the authors.
     """

@@ -27,7 +27,7 @@ import memlib
 from book._ext import build as book
 from book._ext import extension, pages
 from memlib import inference
-from memlib.chapters import competition, exact, explorer, planted, yardsticks
+from memlib.chapters import competition, exact, explorer, planted, repeats, yardsticks
 from memlib.memorization import fold_assignment, memorization_scores
 from memlib.metrics import detection, duplicates, features, mifid, neighbors, samples
 from memlib.runs import cli, store
@@ -135,6 +135,7 @@ NAMES = {
     "explorer": explorer,
     "neighbors": neighbors,
     "inference": inference,
+    "repeats": repeats,
 }
 
 

@@ -73,9 +73,6 @@ TOO_FEW = [
     call(
         "figures.ratio_density(M[:4], M[:4] > 2)", "rho must have at least 5 finite values in a group, got 3"
     ),
-    call(
-        "figures.convergence([1, 2], [[-90.0], [-89.0]])", "estimates must have at least 2 replicates, got 1"
-    ),
     call("memlib.highly_memorized(M.reshape(4, 10))", "M has shape (4, 10); allowed: (n,)"),
 ]
 
@@ -175,8 +172,8 @@ FIGURES = [
     call("figures.extreme_indices(M, 41)", "count is 41; allowed: 1 to 40"),
     call("figures.extreme_indices(M * np.nan, 2)", "M must be numbers of shape (n,), finite"),
     call(
-        "figures.reconstructions(digits.images, digits.images[1:])",
-        "there must be as many of each, got [297, 296]",
+        "figures.neighbors_panel(digits.images, digits.images, digits.images[1:], np.ones(297))",
+        "there must be as many of each, got [297, 297, 296]",
     ),
     call("figures.losses(M[:5], M[:5])", "first_epoch is 6; allowed: 1 to 5"),
     call("figures.losses(M, M[1:])", "train_loss and test_loss must have the same labels and lengths"),

@@ -33,9 +33,8 @@ def with_ordinary(images: ImageSet, found: Sequence[Ints], most: int, seed: int 
         ValueError: no groups, the first of more than `most` images, too few ordinary ones of a class, or a
             seed below 0.
     """
-    if not len(found) or len(found[0]) > most:
-        sizes = f"{len(found[0])} images in the first group" if len(found) else "no groups"
-        raise ValueError(f"most is {most} with {sizes}; allowed: at least those of the first group")
+    check_range(1, groups=len(found))
+    check_range(len(found[0]), most=most)
     check_range(0, seed=seed)
     taken = found[: int(np.searchsorted(np.cumsum([len(g) for g in found]), most, side="right"))]
     chosen = np.concatenate(taken)
@@ -44,9 +43,7 @@ def with_ordinary(images: ImageSet, found: Sequence[Ints], most: int, seed: int 
     alone = np.setdiff1d(np.arange(len(images)), np.concatenate(found))
     for label, count in zip(*np.unique(images.labels[chosen], return_counts=True), strict=True):
         there = alone[images.labels[alone] == label]
-        if len(there) < count:
-            name = images.classes[label]
-            raise ValueError(f"{count} ordinary images of class {name} are asked for; it has {len(there)}")
+        check_range(count, **{f"the number of ordinary images of class {images.classes[label]}": len(there)})
         parts.append(rng.choice(there, count, replace=False))
     single = np.concatenate(parts)
     every = np.concatenate([chosen, single])
@@ -60,8 +57,8 @@ def compare(result: xr.Dataset, original: Ints, rows: Mapping[str, Bools], seed:
     """Mean scores of several kinds of images at the last epoch, with 95 % intervals over groups and repeats.
 
     Images of a group are no independent cases, and all images of a repeat share its models. So a kind's mean
-    is that of its groups' means, and every draw of the bootstrap takes both groups and repeats with
-    replacement. Where there is one of either, its part of the uncertainty is missing.
+    is that of its groups' means, and every draw of the bootstrap takes groups and repeats with replacement;
+    where there is one of either, its part of the uncertainty is missing.
 
     Args:
         result: as for `memlib.memorization`.
@@ -83,10 +80,9 @@ def compare(result: xr.Dataset, original: Ints, rows: Mapping[str, Bools], seed:
     log_px, fold_of = checked_arrays(result.isel(epoch=[-1]))
     values, (L, n) = log_px.values[0].astype(np.float64), fold_of.shape
     original = np.asarray(original)
-    if original.shape != (n,) or not len(rows):
-        raise ValueError(
-            f"original is {original.shape}, with {len(rows)} rows; allowed: ({n},), and some rows"
-        )
+    if original.shape != (n,):
+        raise ValueError(f"original is {original.shape}; allowed: ({n},)")
+    check_range(1, rows=len(rows))
     for name, chosen in rows.items():
         if np.shape(chosen) != (n,) or np.asarray(chosen).dtype != bool or not np.any(chosen):
             raise ValueError(f"rows[{name!r}] must be bool ({n},), with at least one image")
@@ -121,11 +117,10 @@ def compare(result: xr.Dataset, original: Ints, rows: Mapping[str, Bools], seed:
 def unseen_group(gap: Floats, fold_of: Ints, original: Ints) -> Floats:
     """How much more training on an image is worth where its duplicates are left out together with it.
 
-    Folds are drawn at random: in some repeats all images of a group are in one fold, so that the model which
-    did not see an image saw none of the others either. The same images are compared with themselves in the
-    other repeats. The mean gap of images without duplicates is subtracted from every repeat's gaps.
-    A part of the difference is due to the models that saw the image: where duplicates are in other folds,
-    some of these models have not seen them.
+    Folds are drawn at random: in some repeats all images of a group are in one fold, and the model which did
+    not see an image saw none of the others. These are compared with other repeats, after the mean gap of
+    images without duplicates is subtracted in each. A part of the difference is due to the models that saw
+    the image: where duplicates are in other folds, some of these have not seen them.
 
     Args:
         gap: of `memlib.memorization` at one epoch, (L, n), nats.

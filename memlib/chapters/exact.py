@@ -9,7 +9,7 @@ from scipy.stats import multivariate_normal
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from memlib.checks import Floats
+from memlib.checks import Floats, check_range
 from memlib.models import LogitGaussian
 
 
@@ -43,11 +43,9 @@ def gaussian_fold_scores(
     n, d = x.shape
     if folds < 2 or n % folds:
         raise ValueError(f"folds is {folds}; allowed: 2 or more, a divisor of the {n} observations")
-    if covariance.shape != (d, d) or not seed_variance >= 0:
-        raise ValueError(
-            f"covariance has shape {covariance.shape} and seed_variance is {seed_variance}; allowed: "
-            f"({d}, {d}), and 0 or more"
-        )
+    check_range(0, seed_variance=seed_variance)
+    if covariance.shape != (d, d):
+        raise ValueError(f"covariance has shape {covariance.shape}; allowed: ({d}, {d})")
     if not np.allclose(covariance, covariance.T) or np.linalg.eigvalsh(covariance).min() <= 0:
         raise ValueError("covariance is not symmetric and positive definite")
     size, of_seed = n - n // folds, covariance + seed_variance * np.eye(d)
@@ -68,8 +66,7 @@ class LinearGaussian(nn.Module):
 
     $$x = W z + b + \epsilon, \quad z \sim N(0, I_Z), \quad \epsilon \sim N(0, \sigma^2 I_D)$$
 
-    `encode` and `decode` follow the scoring code: a leading model axis E (here 1), observations flat.
-    Everything is computed in float64.
+    `encode` and `decode` follow the scoring code: a leading model axis E (here 1). All is float64.
 
     Args:
         weight: W, (D, Z).
@@ -100,15 +97,9 @@ class LinearGaussian(nn.Module):
         self.register_buffer("bias", bias.detach().double())
 
     def posterior(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Compute p(z | y), a Gaussian, through a Z x Z system.
+        r"""Compute p(z | y), a Gaussian: y (..., D) -> its mean (..., Z) and its covariance (Z, Z), of all y.
 
         $$N(z; (W^T W + \sigma^2 I)^{-1} W^T (y - b), \; \sigma^2 (W^T W + \sigma^2 I)^{-1})$$
-
-        Args:
-            y: (..., D).
-
-        Returns:
-            The mean (..., Z) and the covariance (Z, Z), the same for every y.
         """
         gram = self.weight.T @ self.weight
         inverse = torch.linalg.inv(gram + self.sigma2 * torch.eye(len(gram)).to(gram))
@@ -120,14 +111,7 @@ class LinearGaussian(nn.Module):
         return MultivariateNormal(self.bias, self.weight @ self.weight.T + noise).log_prob(y.double())
 
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Propose the posterior mean, and the posterior variances times `inflation`.
-
-        Args:
-            y: (E, B, D).
-
-        Returns:
-            mu and log_var, each (E, B, Z).
-        """
+        """Propose the posterior, its variances inflated: (E, B, D) -> mean and log-variance (E, B, Z)."""
         mean, covariance = self.posterior(y)
         return mean, (self.inflation * covariance.diagonal()).log().expand_as(mean)
 

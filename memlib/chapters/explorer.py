@@ -17,6 +17,7 @@ from pathlib import Path
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 from PIL import Image
@@ -60,18 +61,12 @@ class Kin:
     quantity: str = "distance"
 
     def __post_init__(self) -> None:
-        pool, index, values = self.pool, self.index, self.values
-        if pool.dtype != np.uint8 or pool.ndim != 4:
-            raise ValueError(f"pool must be uint8 (m, C, H, W), got {pool.dtype} {pool.shape}")
+        pool, index, values = ImageSet.of(self.pool), self.index, self.values
         if index.ndim != 2 or not np.issubdtype(index.dtype, np.integer) or values.shape != index.shape:
-            raise ValueError(
-                "index must be integers (n, k) and values of that shape, got "
-                f"{index.dtype} {index.shape} and {values.shape}"
-            )
-        if index.size and not -1 <= index.min() <= index.max() < len(pool):
-            raise ValueError(
-                f"index must be in -1..{len(pool) - 1}, rows of the pool, got {index.min()}..{index.max()}"
-            )
+            got = f"index is {index.dtype} {index.shape}, values are {values.shape}"
+            raise ValueError(f"{got}; allowed: integers (n, k), and as many values")
+        for row in (index.min(initial=0), index.max(initial=0)):
+            check_range(-1, len(pool) - 1, **{"row of the pool": row})
 
 
 def nearest_of(images: NDArray[np.uint8], pool: NDArray[np.uint8] | None = None) -> Kin:
@@ -84,17 +79,13 @@ def nearest_of(images: NDArray[np.uint8], pool: NDArray[np.uint8] | None = None)
 
 def duplicates_of(images: ImageSet, pairs: Pairs, most: int = 6) -> Kin:
     """The near-duplicates of every image, at most `most` each, from what `near_duplicates` returns."""
-    first, second = np.concatenate([pairs.first, pairs.second]), np.concatenate([pairs.second, pairs.first])
-    correlation = np.tile(pairs.correlation, 2)
-    order = np.lexsort((second, -correlation, first))
-    first, second, correlation = first[order], second[order], correlation[order]
-    place = np.arange(len(first)) - np.searchsorted(first, first)  # 0, 1, ... within each image
-    kept = place < most
-    at = first[kept], place[kept]
-    index = np.full((len(images), min(most, place.max(initial=0) + 1)), -1)
-    values = np.full(index.shape, np.nan)
-    index[at], values[at] = second[kept], correlation[kept]
-    return Kin(images.images, index, values, "correlation")
+    one_way = pd.DataFrame(pairs._asdict())
+    both = pd.concat([one_way, one_way.rename(columns={"first": "second", "second": "first"})])
+    both = both.sort_values(["first", "correlation", "second"], ascending=[True, False, True])
+    both["place"] = both.groupby("first").cumcount()
+    kept, every = both[both.place < most].set_index(["first", "place"]), range(len(images))
+    index, values = (kept[column].unstack().reindex(every) for column in ("second", "correlation"))  # (n, k)
+    return Kin(images.images, index.fillna(-1).to_numpy(np.int64), values.to_numpy(), "correlation")
 
 
 def explore(
@@ -110,24 +101,22 @@ def explore(
     Args:
         result: what `memlib.run` or `memlib.cross_fit` returns.
         images: the images behind it.
-        kin: by title, not empty, for example "nearest sample", what to show beside an image.
+        kin: by title, not empty, for example "nearest sample", what to show beside an image; n of it, from a
+            pool of the images' shape.
         count: images that the widgets hold at once, at least 3: of more that match, a third are the highest,
             a sixth the lowest, the others spread evenly over the ranks between.
 
     Raises:
-        ValueError: `count` below 3 or too high for one picture of all, images other than the result's, an
-            empty title, or kin of another number or shape.
+        ValueError: an argument not as above, or `count` too high for one picture of all.
     """
-    n, kin, shape = result.sizes["observation"], dict(kin or {}), images.images.shape[1:]
+    n, kin, shape = len(images), kin or {}, images.images.shape[1:]
     check_range(3, count=count)
     check_images(result, images)
+    if not all(kin):
+        raise ValueError("a title of kin is ''; allowed: text that is not empty")
     for name, k in kin.items():
-        if not name:
-            raise ValueError(f"a title of kin is {name!r}; allowed: text that is not empty")
-        if len(k.index) != n:
-            raise ValueError(f"{name} must be of the result's {n} observations, got {len(k.index)}")
-        if k.pool.shape[1:] != shape:
-            raise ValueError(f"the pool of {name} must have images of {shape}, got {k.pool.shape[1:]}")
+        if (got := (len(k.index), *k.pool.shape[1:])) != (n, *shape):
+            raise ValueError(f"kin {name!r} is of {got}; allowed: {(n, *shape)}, as the images are")
     held, most = min(n, count), (_SHEET // max(_shown_size(shape))) ** 2
     pictures = held + sum(min(held * k.index.shape[1], len(k.pool)) for k in kin.values())
     if pictures > most:
@@ -140,8 +129,8 @@ def explore(
     ]
 
     def refresh(_: object) -> None:
-        chosen = zip(menus, (options for _, options in view.filters), strict=True)
-        shown = [[everything, *options.values()][menu.index] for menu, options in chosen]
+        chosen = zip(menus, view.filters, strict=True)
+        shown = [[everything, *options.values()][menu.index] for menu, (_, options) in chosen]
         gallery.value = view.page(np.all([everything, *shown], axis=0))
 
     for i, menu in enumerate(menus):
@@ -281,19 +270,19 @@ class _Sprite:
     """Many images as one picture, of which each shows its part: PNG if gray, else WebP of quality 90."""
 
     def __init__(self, pictures: Mapping[tuple[str, int], NDArray[np.uint8]], shape: Shape):
-        channels, (height, width) = shape[0], _shown_size(shape)
+        gray, (height, width) = shape[0] == 1, _shown_size(shape)
         self._place = {key: k for k, key in enumerate(pictures)}
         self._columns = max(2, math.ceil(math.sqrt(len(pictures))))
         self._rows = max(2, -(-len(pictures) // self._columns))
-        sheet = Image.new("L" if channels == 1 else "RGB", (self._columns * width, self._rows * height))
+        sheet = Image.new("L" if gray else "RGB", (self._columns * width, self._rows * height))
         for k, image in enumerate(pictures.values()):
-            picture = Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0))
-            if (height, width) != shape[1:]:
-                picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+            picture = Image.fromarray(image[0] if gray else image.transpose(1, 2, 0))
             row, column = divmod(k, self._columns)
-            sheet.paste(picture, (column * width, row * height))
-        file, kind = io.BytesIO(), "png" if channels == 1 else "webp"
-        sheet.save(file, kind, **({"optimize": True} if channels == 1 else {"quality": 90, "method": 6}))
+            sheet.paste(
+                picture.resize((width, height), Image.Resampling.LANCZOS), (column * width, row * height)
+            )
+        file, kind = io.BytesIO(), "png" if gray else "webp"
+        sheet.save(file, kind, **({"optimize": True} if gray else {"quality": 90, "method": 6}))
         self.name = f"images-{hashlib.sha256(file.getvalue()).hexdigest()[:12]}"
         self.style = (
             f".{self.name}{{background-image:url(data:image/{kind};base64,"

@@ -1,4 +1,7 @@
-"""Chapter 16: scores of images that occur more than once, compared with those of images that do not."""
+"""Chapter 16: scores of images that occur more than once, compared with those of images that do not.
+
+Every function raises ValueError, naming the argument, for what its docstring does not allow.
+"""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -21,17 +24,13 @@ def with_ordinary(images: ImageSet, found: Sequence[Ints], most: int, seed: int 
 
     Args:
         images: the set in which the groups were found.
-        found: as from `groups`. They are taken whole, in this order, until the next would be too many.
+        found: one or more, as from `groups`, taken whole and in this order until the next is too many.
         most: images of groups, at least those of the first one.
-        seed: of the choice of ordinary ones, among the images in none of the groups; 0 or more.
+        seed: of the choice of ordinary ones, among enough images in none of the groups; 0 or more.
 
     Returns:
-        The set: `kind` is "near-duplicate" or "ordinary", `copies` the size of an
-        image's group, or 1, `original` the first image of its group, or itself, by its position in `images`.
-
-    Raises:
-        ValueError: no groups, the first of more than `most` images, too few ordinary ones of a class, or a
-            seed below 0.
+        The set: `kind` is "near-duplicate" or "ordinary", `copies` the size of an image's group, or 1,
+        `original` the first image of its group, or itself, by its position in `images`.
     """
     check_range(1, groups=len(found))
     check_range(len(found[0]), most=most)
@@ -71,9 +70,6 @@ def compare(result: xr.Dataset, original: Ints, rows: Mapping[str, Bools], seed:
         A row of every kind, with its `groups` and `images`; `M` (matched estimator) and `gap`, each with the
         ends of its interval, `M low`, `M high`; and how much more they are than in the first row, `more M`,
         `more gap`, with theirs. Nats.
-
-    Raises:
-        ValueError: if an argument is not as above.
 
     Source: Owen (2007), the pigeonhole bootstrap; McCullagh (2000).
     """
@@ -125,15 +121,12 @@ def unseen_group(gap: Floats, fold_of: Ints, original: Ints) -> Floats:
     Args:
         gap: of `memlib.memorization` at one epoch, (L, n), nats.
         fold_of: the fold of every image in every repeat, (L, n).
-        original: (n,), the same for the images of a group.
+        original: (n,), the same for the images of a group; at least one image is in none.
 
     Returns:
         Of every group of which both was drawn, in ascending order of `original`, the mean gap where it was
         left out together minus the mean gap where none of its other images was left out with the image; (g,),
         and g may be 0.
-
-    Raises:
-        ValueError: shapes that do not fit, or no image without duplicates.
     """
     gap, fold_of, original = np.asarray(gap, dtype=np.float64), np.asarray(fold_of), np.asarray(original)
     if gap.ndim != 2 or gap.shape != fold_of.shape or original.shape != gap.shape[1:]:
@@ -142,8 +135,7 @@ def unseen_group(gap: Floats, fold_of: Ints, original: Ints) -> Floats:
             "allowed: (L, n), (L, n) and (n,)"
         )
     names, group_of, size = np.unique(original, return_inverse=True, return_counts=True)
-    if not (size == 1).any():
-        raise ValueError("every image has duplicates; allowed: at least one without")
+    check_range(1, **{"images without duplicates": np.count_nonzero(size == 1)})
     gap = gap - gap[:, size[group_of] == 1].mean(1, keepdims=True)
     differences = []
     for g in np.flatnonzero(size > 1):

@@ -44,10 +44,9 @@ def gaussian_fold_scores(
     if folds < 2 or n % folds:
         raise ValueError(f"folds is {folds}; allowed: 2 or more, a divisor of the {n} observations")
     check_range(0, seed_variance=seed_variance)
-    if covariance.shape != (d, d):
-        raise ValueError(f"covariance has shape {covariance.shape}; allowed: ({d}, {d})")
-    if not np.allclose(covariance, covariance.T) or np.linalg.eigvalsh(covariance).min() <= 0:
-        raise ValueError("covariance is not symmetric and positive definite")
+    square = covariance.shape == (d, d) and np.allclose(covariance, covariance.T)
+    if not square or np.linalg.eigvalsh(covariance).min() <= 0:
+        raise ValueError(f"covariance is {covariance}; allowed: ({d}, {d}), symmetric and positive definite")
     size, of_seed = n - n // folds, covariance + seed_variance * np.eye(d)
 
     def log_p(i: int, seen: int) -> float:
@@ -85,13 +84,10 @@ class LinearGaussian(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor, sigma2: float, inflation: float = 1.0) -> None:
         super().__init__()
         if weight.ndim != 2 or bias.shape != weight.shape[:1]:
-            raise ValueError(
-                f"weight must be (D, Z) and bias (D,), got {tuple(weight.shape)}, {tuple(bias.shape)}"
-            )
+            shapes = tuple(weight.shape), tuple(bias.shape)
+            raise ValueError(f"weight and bias are {shapes}; allowed: (D, Z) and (D,)")
         if not (0 < sigma2 < math.inf and 1 <= inflation < math.inf):
-            raise ValueError(
-                f"sigma2 is {sigma2} and inflation {inflation}; allowed: finite, above 0 and at least 1"
-            )
+            raise ValueError(f"sigma2 is {sigma2}, inflation {inflation}; allowed: above 0, and at least 1")
         self.sigma2, self.inflation = float(sigma2), float(inflation)
         self.register_buffer("weight", weight.detach().double())
         self.register_buffer("bias", bias.detach().double())

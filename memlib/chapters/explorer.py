@@ -11,7 +11,7 @@ import html
 import io
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,8 +99,7 @@ def explore(
     all of that is shown, M at every evaluated epoch, and its kin.
 
     Args:
-        result: what `memlib.run` or `memlib.cross_fit` returns.
-        images: the images behind it.
+        result, images: what `memlib.run` or `memlib.cross_fit` returns, and the images behind it.
         kin: by title, not empty, for example "nearest sample", what to show beside an image; n of it, from a
             pool of the images' shape.
         count: images that the widgets hold at once, at least 3: of more that match, a third are the highest,
@@ -155,38 +154,35 @@ class _View:
         if "khat" in last and np.isfinite(khat := last.khat[0].max("repeat").values).any():
             fine = last.khat[0] <= khat_thresholds(last.num_samples.values[0])
             self.khat, self.trusted = khat, fine.all("repeat").values  # of all models of an image
-        self.filters = self._filters(memorized(last, rate=_RATE).values[0])
+        self.filters = list(self._filters(memorized(last, rate=_RATE).values[0]))
         self.group = f"explorer-{next(self._made)}"
 
-    def _filters(self, listed: Bools) -> list[tuple[str, Options]]:
+    def _filters(self, listed: Bools) -> Iterator[tuple[str, Options]]:
         """Labels and options, besides the one that shows all; only of what the run has."""
         M, U, error = self.M, self.U, self.errors[-1]
         labels, classes = self.images.labels, self.images.classes
-        filters: list[tuple[str, Options]] = []
         if len(classes) > 1:
-            filters.append(("Class", {classes[k]: labels == k for k in np.unique(labels)}))
+            yield "Class", {classes[k]: labels == k for k in np.unique(labels)}
         known = M[np.isfinite(M)]
         if len(known) >= least_observations(_LEVEL):
             low, half, high = np.quantile(known, [1 - _LEVEL, 0.5, _LEVEL])
             bands = {"highest 5 %": M > high, "upper half": M > half}
-            filters.append(("Score M", {**bands, "lower half": M <= half, "lowest 5 %": M < low}))
+            yield "Score M", {**bands, "lower half": M <= half, "lowest 5 %": M < low}
         if np.isfinite(U).all():
             low, high = np.quantile(U, [0.2, 0.8])
             fifths = {"lowest fifth": U <= low, "between": (U > low) & (U < high), "highest fifth": U >= high}
-            filters.append(("log p(x): U", fifths))
+            yield "log p(x): U", fifths
         if np.isfinite(error).all():
             half = np.median(error)
-            filters.append(("Standard error", {"smaller half": error <= half, "larger half": error > half}))
+            yield "Standard error", {"smaller half": error <= half, "larger half": error > half}
         if listed.any():
-            options = {f"listed at FDR {_RATE:.0%}": listed, "not listed": ~listed}
-            filters.append(("Training matters", options))
+            yield "Training matters", {f"listed at FDR {_RATE:.0%}": listed, "not listed": ~listed}
         if np.isfinite(self.khat).any():
-            filters.append(("Pareto k-hat", {"trusted": self.trusted, "too high": ~self.trusted}))
+            yield "Pareto k-hat", {"trusted": self.trusted, "too high": ~self.trusted}
         for name, kin in self.kin.items():
             has = (kin.index >= 0).any(axis=1)
             if not has.all():
-                filters.append((name[:1].upper() + name[1:], {"with": has, "without": ~has}))
-        return filters
+                yield name[:1].upper() + name[1:], {"with": has, "without": ~has}
 
     def page(self, matching: Bools) -> str:
         """The HTML of the images that match, or of `count` among them."""
@@ -228,18 +224,16 @@ class _View:
 
     def _tile(self, i: int, sprite: "_Sprite", first: bool) -> str:
         """An image to be chosen, its scores, and what resembles it."""
-        shown_by = [
-            f"f{f}-{j}"
-            for f, (_, options) in enumerate(self.filters)
-            for j, shown in enumerate(options.values(), start=1)
-            if shown[i]
+        options = [
+            (f, j, shown) for f, (_, o) in enumerate(self.filters) for j, shown in enumerate(o.values())
         ]
+        shown_by = [f"f{f}-{j + 1}" for f, j, shown in options if shown[i]]
         classes, error = self.images.classes, self.errors[-1, i]
         kind = f", {html.escape(classes[self.images.labels[i]])}" if len(classes) > 1 else ""
         called, M = f"Image {self.images.index[i]}{kind}", _number(self.M[i])
         sure = f" ± {_number(error)}" if np.isfinite(error) else ""
-        facts = [f"<b>{called}</b>", f"M {M}{sure} nats"]
-        facts += [f"matched {_number(self.matched[i])}", f"U {_number(self.U[i])}"]
+        facts = [f"<b>{called}</b>", f"M {M}{sure} nats", f"matched {_number(self.matched[i])}"]
+        facts.append(f"U {_number(self.U[i])}")
         if not np.isnan(self.khat[i]):
             khat = "\N{INFINITY}" if np.isinf(self.khat[i]) else f"{self.khat[i]:.2f}"
             facts.append(f"k-hat {khat}" + ("" if self.trusted[i] else ", too high"))
@@ -311,12 +305,9 @@ def _curve(epochs: Ints, M: Floats, error: Floats) -> str:
         return ""
     epochs, M, reach = epochs[known], M[known], np.nan_to_num(error[known], posinf=0.0)
     low, high = min(0.0, (M - reach).min()), max(0.0, (M + reach).max())
-    left, right, top, bottom = 46, 290, 8, 92
-    x = left + (right - left) * (epochs - epochs[0]) / max(epochs[-1] - epochs[0], 1)
-    zero, y, upper, lower = (
-        bottom - (bottom - top) * (value - low) / ((high - low) or 1)
-        for value in (0, M, M + reach, M - reach)
-    )
+    x = 46 + 244 * (epochs - epochs[0]) / max(epochs[-1] - epochs[0], 1)  # of 300 wide, 124 high
+    curves = (np.zeros_like(M), M, M + reach, M - reach)
+    zero, y, upper, lower = (92 - 84 * (curve - low) / ((high - low) or 1) for curve in curves)
     said = "; ".join(f"epoch {e}: {_number(m)}" for e, m in zip(epochs, M, strict=True))
     bars = "".join(f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in zip(x, lower, upper, strict=True))
     points = list(zip(x, y, strict=True))
@@ -324,12 +315,11 @@ def _curve(epochs: Ints, M: Floats, error: Floats) -> str:
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
     return (
         f'<svg viewBox="0 0 300 124" role="img" aria-label="M by epoch, in nats. {said}">'
-        f'<path d="M{left} {zero:.1f}H{right}" stroke="currentColor" opacity="0.4" stroke-dasharray="3 3"/>'
+        f'<path d="M46 {zero[0]:.1f}H290" stroke="currentColor" opacity="0.4" stroke-dasharray="3 3"/>'
         f'<path d="{bars}" stroke="currentColor" opacity="0.5"/>'
         f'<polyline points="{line}" fill="none" stroke="currentColor" stroke-width="1.5"/>{dots}'
-        f'<text x="{left - 8}" y="{top + 4}" text-anchor="end">{_number(high)}</text>'
-        f'<text x="{left - 8}" y="{bottom}" text-anchor="end">{_number(low)}</text>'
-        f'<text x="{left}" y="{bottom + 16}">{epochs[0]}</text>'
-        f'<text x="{right}" y="{bottom + 16}" text-anchor="end">{epochs[-1]}</text>'
-        f'<text x="{(left + right) / 2}" y="{bottom + 16}" text-anchor="middle">M over epochs</text></svg>'
+        f'<text x="38" y="12" text-anchor="end">{_number(high)}</text>'
+        f'<text x="38" y="92" text-anchor="end">{_number(low)}</text><text x="46" y="108">{epochs[0]}</text>'
+        f'<text x="290" y="108" text-anchor="end">{epochs[-1]}</text>'
+        '<text x="168.0" y="108" text-anchor="middle">M over epochs</text></svg>'
     )

@@ -1,7 +1,8 @@
 """Image sets in which it is known what is an outlier, a copy or nearly one, and what not.
 
 `plant` makes training sets (chapters 15, 16, 22), `cheat` and `mixture` what a cheating generator would pass
-off as samples (chapter 20).
+off as samples (chapter 20). Every function raises ValueError, naming the argument, for what its docstring
+does not allow.
 """
 
 import functools
@@ -62,18 +63,14 @@ def plant(
     random order; noise are images whose pixels are all in random order, with a class drawn at random.
 
     Args:
-        images: where originals and ordinary images are drawn from. To make outliers, their height and width
-            must be multiples of 8, 32 or more.
-        ordinary: images that are in the set once, unchanged.
+        images: n to draw originals and ordinary images from. To make outliers, their height and width must be
+            multiples of 8, 32 or more.
+        ordinary: images that are in the set once, unchanged; at least 1, and with all originals n at most.
         copies: times in the set, at least 2 -> originals that are there so often.
         near: originals with four near-duplicates each, shifted by one pixel.
-        outliers: times in the set -> shuffled images that are there so often.
+        outliers: times in the set, at least 1 -> shuffled images that are there so often.
         noise: images of noise.
         seed: of all choices, 0 or more.
-
-    Raises:
-        ValueError: a number below 0, no ordinary images, copies that are there less than twice, outliers less
-            than once, outliers of another size, or more originals than there are images.
     """
     check_range(1, ordinary=ordinary)
     check_range(0, near=near, noise=noise, seed=seed)
@@ -127,16 +124,13 @@ def by_kind(planted: Planted, values: ArrayLike) -> pd.DataFrame:
 
     Args:
         planted: the set.
-        values: of its images, (n,).
+        values: one of each of its images, (n,).
 
     Returns:
         A row for each of "ordinary", "copy, 2 times", ..., "near-duplicate", "outlier", "noise" that is
         there, with its `kind`, `times` in the set, `images`, `originals`, the `mean` over images and its
         95 % interval, `low`, `high`: by Student's t over the means of the originals, as images of one
         original are no independent cases; NaN where there is one original only.
-
-    Raises:
-        ValueError: values of another shape.
     """
     values = np.asarray(values, dtype=np.float64)
     if values.shape != planted.kind.shape:
@@ -166,9 +160,6 @@ def cheat(kind: str, images: NDArray[np.uint8], count: int, seed: int = 0) -> ND
 
     Returns:
         uint8 (count, C, H, W).
-
-    Raises:
-        ValueError: a value that is not allowed.
     """
     check_known("cheat", kind, CHEATS)
     images = ImageSet.of(images).images
@@ -201,9 +192,6 @@ def mixture(
 
     Returns:
         uint8 (m, C, H, W); with the same seed a larger share keeps the copies of a smaller one.
-
-    Raises:
-        ValueError: shapes that differ, another share, or another seed.
     """
     copies, samples = (ImageSet.of(x).images for x in (copies, samples))
     if copies.shape != samples.shape:

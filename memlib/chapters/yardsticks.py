@@ -1,4 +1,8 @@
-"""Chapters 20 and 21: all yardsticks side by side, of several generators and of a perfect one."""
+"""Chapters 20 and 21: all yardsticks side by side, of several generators and of a perfect one.
+
+Every function raises ValueError, naming the argument, for what its docstring does not allow,
+as one of the yardsticks does.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -36,9 +40,6 @@ def yardsticks(
         A row for each generator, a column for each of `SIDES`: `offenders`, the share of generated images
         closer to a training image, in cosine distance, than the 0.01 quantile of held-out images is;
         `AuthPct` in percent; `rho > 1` as `memlib.metrics.samples.closer_share`.
-
-    Raises:
-        ValueError: what one of the yardsticks refuses.
     """
     check_range(1, generators=len(generators))
     return _measure(training, eps, cells)(generators, held_out)
@@ -92,7 +93,7 @@ def perfect_generator(
     Args:
         pool: features of held-out images, (2m, d), m > d, with m as many as the images of the generators
             to be compared; of an odd number one is left out of each split.
-        training, eps, cells: as for `yardsticks`, which has the Raises, too.
+        training, eps, cells: as for `yardsticks`.
         splits: rows, at least 2.
         seed: 0 or more.
 
@@ -129,9 +130,6 @@ def own_or_unseen(
 
     Returns:
         A row for each draw: `own` and `unseen`, the memorization distances of the samples.
-
-    Raises:
-        ValueError: fewer draws than 1, a seed below 0, one unseen image, or what the distance refuses.
     """
     own, unseen = np.asarray(own), np.asarray(unseen)
     check_range(1, draws=draws)
@@ -176,9 +174,6 @@ def by_image(training: ArrayLike, samples: ArrayLike, held_out: ArrayLike) -> pd
         distance to the nearest sample; `rho`, the distance to the nearest held-out image over that to the
         nearest sample, inf at a copy. Distances are those of `mifid.memorization_distance`; NaN
         where all features of an image are 0, and where it is a copy of both a sample and a held-out image.
-
-    Raises:
-        ValueError: another number of samples than of held-out images, or what the distance refuses.
     """
     training, samples, held_out = (np.asarray(x) for x in (training, samples, held_out))
     if len(samples) != len(held_out):
@@ -201,9 +196,6 @@ def against(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The shape of `table`: 0 at the mean of a perfect generator, 1 at the worst of its rows; not finite
         where all of these are equal.
-
-    Raises:
-        ValueError: another number of images.
     """
     sides = _sides(table, perfect)
     mean, worst = (perfect * sides).mean(), (perfect * sides).max()
@@ -214,7 +206,7 @@ def noticed(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.DataFrame:
     """Where a yardstick speaks against a generator more than against all rows of a perfect one, bool.
 
     With s such rows each yardstick notices a perfect generator with probability about 1 / (s + 1). Arguments
-    and errors are those of `against`.
+    are those of `against`.
     """
     sides = _sides(table, perfect)
     return table * sides > (perfect * sides).max()

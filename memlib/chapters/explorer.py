@@ -100,7 +100,7 @@ def explore(
 
     Args:
         result, images: what `memlib.run` or `memlib.cross_fit` returns, and the images behind it.
-        kin: by title, not empty, for example "nearest sample", what to show beside an image; n of it, from a
+        kin: by title, for example "nearest sample", what to show beside an image; n of it, from a
             pool of the images' shape.
         count: images that the widgets hold at once, at least 3: of more that match, a third are the highest,
             a sixth the lowest, the others spread evenly over the ranks between.
@@ -111,8 +111,6 @@ def explore(
     n, kin, shape = len(images), kin or {}, images.images.shape[1:]
     check_range(3, count=count)
     check_images(result, images)
-    if not all(kin):
-        raise ValueError("a title of kin is ''; allowed: text that is not empty")
     for name, k in kin.items():
         if (got := (len(k.index), *k.pool.shape[1:])) != (n, *shape):
             raise ValueError(f"kin {name!r} is of {got}; allowed: {(n, *shape)}, as the images are")
@@ -187,7 +185,7 @@ class _View:
     def page(self, matching: Bools) -> str:
         """The HTML of the images that match, or of `count` among them."""
         chosen, total = self._chosen(matching), int(matching.sum())
-        pictures = {("", int(i)): self.images.images[i] for i in chosen}  # by where they are from, each once
+        pictures = {(None, int(i)): self.images.images[i] for i in chosen}  # each once, by where it is from
         for name, kin in self.kin.items():
             pictures |= {(name, int(j)): kin.pool[j] for j in np.unique(kin.index[chosen]) if j >= 0}
         sprite = _Sprite(pictures, self.images.images.shape[1:])
@@ -247,8 +245,8 @@ class _View:
         return (
             f'<li class="tile {" ".join(shown_by)}"><label>'
             f'<input type="radio" name="{self.group}" value="{i}"{" checked" if first else ""}>'
-            f'{sprite.picture(("", i))}<span class="said">{called}, M {M} nats</span></label>'
-            f'<div class="detail">{sprite.picture(("", i), "large")}<p>{"<br>".join(facts)}</p>'
+            f'{sprite.picture((None, i))}<span class="said">{called}, M {M} nats</span></label>'
+            f'<div class="detail">{sprite.picture((None, i), "large")}<p>{"<br>".join(facts)}</p>'
             f"{_curve(self.epochs, self.curves[:, i], self.errors[:, i])}"
             f'<div class="kin">{beside}</div></div></li>'
         )
@@ -263,7 +261,7 @@ def _shown_size(shape: Shape) -> tuple[int, int]:
 class _Sprite:
     """Many images as one picture, of which each shows its part: PNG if gray, else WebP of quality 90."""
 
-    def __init__(self, pictures: Mapping[tuple[str, int], NDArray[np.uint8]], shape: Shape):
+    def __init__(self, pictures: Mapping[tuple[str | None, int], NDArray[np.uint8]], shape: Shape):
         gray, (height, width) = shape[0] == 1, _shown_size(shape)
         self._place = {key: k for k, key in enumerate(pictures)}
         self._columns = max(2, math.ceil(math.sqrt(len(pictures))))
@@ -284,7 +282,7 @@ class _Sprite:
             f"background-size:{self._columns}00% {self._rows}00%;--ratio:{shape[2]}/{shape[1]}}}"
         )
 
-    def picture(self, key: tuple[str, int], more: str = "") -> str:
+    def picture(self, key: tuple[str | None, int], more: str = "") -> str:
         """One image; said in words by the text beside it."""
         row, column = divmod(self._place[key], self._columns)
         x, y = 100 * column / (self._columns - 1), 100 * row / (self._rows - 1)

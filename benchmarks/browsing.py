@@ -18,8 +18,7 @@ import torch
 from measure import interleaved, machine, spread, table
 from playwright.sync_api import Browser, sync_playwright
 
-from book._ext.pages import ROOT
-
+SITE = Path(__file__).resolve().parents[1] / "_build" / "html"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # What a browser does on its own account would wait for a network that may not be there.
 OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
@@ -78,9 +77,7 @@ def load(browser: Browser, url: str) -> dict[str, float]:
 
 
 @click.command()
-@click.option(
-    "--site", type=click.Path(path_type=Path, exists=True, file_okay=False), default=ROOT / "_build" / "html"
-)
+@click.option("--site", type=click.Path(path_type=Path, exists=True, file_okay=False), default=SITE)
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="loads of each page")
 def main(site: Path, rounds: int) -> None:
     """Sizes of the built book, and how long its first and its largest page take to load."""

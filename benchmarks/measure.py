@@ -1,4 +1,4 @@
-"""Measuring methods side by side in one process: interleaved rounds, peak memory, machine limits, tables."""
+"""Measuring methods side by side in one run: interleaved rounds, peak memory, machine limits, tables."""
 
 import atexit
 import contextlib
@@ -11,12 +11,13 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import click
+import pandas as pd
 import psutil
 import torch
 
@@ -31,7 +32,6 @@ WATCHED = {
 }
 
 Key = TypeVar("Key")
-
 
 _open = contextlib.ExitStack()  # processes that live as long as this one
 atexit.register(_open.close)
@@ -103,9 +103,8 @@ def peak_memory(function: Callable[[], Any], device: torch.device) -> tuple[Any,
     others = set(process.children(recursive=True))
 
     def size() -> int:
-        mine = [process, *(p for p in process.children(recursive=True) if p not in others)]
         total = 0
-        for p in mine:
+        for p in {process, *process.children(recursive=True)} - others:
             with contextlib.suppress(psutil.NoSuchProcess):
                 total += p.memory_full_info().pss
         return total
@@ -161,25 +160,15 @@ def side_by_side(makers: Sequence[Callable[[], Callable[[], Any]]]) -> Callable[
 
 @dataclass(frozen=True)
 class Method:
-    """One way to do the work.
+    """One way to do the work."""
 
-    Attributes:
-        name: as shown.
-        precision: of products and convolutions.
-        threads: cores it uses; 1 on a GPU.
-        make: sets it up and returns the function to be timed.
-        units: what one call does, in the unit of the table.
-        flop: per unit, of dense products.
-        bytes: per unit, of the optimizer's memory traffic.
-    """
-
-    name: str
-    precision: str
-    threads: int
-    make: Callable[[], Callable[[], Any]]
-    units: int
-    flop: float
-    bytes: float = 0.0
+    name: str  # as shown
+    precision: str  # of products and convolutions
+    threads: int  # cores it uses; 1 on a GPU
+    make: Callable[[], Callable[[], Any]]  # sets it up and returns the function to be timed
+    units: int  # what one call does, in the unit of the table
+    flop: float  # per unit, of dense products
+    bytes: float = 0.0  # per unit, of the optimizer's memory traffic
 
 
 @dataclass(frozen=True)
@@ -196,11 +185,6 @@ class Measured:
         """Units per second by round."""
         return [self.method.units / call.seconds for call in self.calls]
 
-    @property
-    def rounds(self) -> Iterator[tuple[float, Limits]]:
-        """Rate and limits by round."""
-        return zip(self.rates, self.limits, strict=True)
-
 
 def measure(methods: Sequence[Method], rounds: int, device: torch.device) -> list[Measured]:
     """Warm every method up, set it up anew under watch of its memory, then time them round by round."""
@@ -210,16 +194,19 @@ def measure(methods: Sequence[Method], rounds: int, device: torch.device) -> lis
         function()
         return function
 
+    def limits(precision: str, threads: int) -> Limits:
+        with one_thread() if threads == 1 else contextlib.nullcontext():
+            return machine_limits(str(device), precision)
+
     for method in methods:
         first_call(method)
     ready = [peak_memory(functools.partial(first_call, method), device) for method in methods]
-    kinds = {(method.precision, method.threads) for method in methods}
+    kinds = [(method.precision, method.threads) for method in methods]
     functions: dict[Any, Callable[[], Any]] = {i: function for i, (function, _) in enumerate(ready)}
-    functions |= {kind: functools.partial(machine_limits, str(device), *kind) for kind in kinds}
+    functions |= {kind: functools.partial(limits, *kind) for kind in kinds}
     calls = interleaved(functions, rounds)
-    limits = {kind: [call.result for call in calls[kind]] for kind in kinds}
     return [
-        Measured(method, calls[i], limits[method.precision, method.threads], ready[i][1])
+        Measured(method, calls[i], [call.result for call in calls[kinds[i]]], ready[i][1])
         for i, method in enumerate(methods)
     ]
 
@@ -231,9 +218,10 @@ def report(measured: Sequence[Measured], unit: str) -> tuple[list[str], list[lis
     head += ["of bandwidth (Adam)"] * moves_memory + ["peak memory"]
     rows = []
     for m in measured:
+        rounds = list(zip(m.rates, m.limits, strict=True))
         shares = [
-            f"{statistics.median(r * m.method.flop / limit.flops for r, limit in m.rounds):.0%}",
-            f"{statistics.median(r * m.method.bytes / limit.bandwidth for r, limit in m.rounds):.0%}",
+            f"{statistics.median(rate * m.method.flop / limit.flops for rate, limit in rounds):.0%}",
+            f"{statistics.median(rate * m.method.bytes / limit.bandwidth for rate, limit in rounds):.0%}",
         ]
         ratio = spread(a / b for a, b in zip(m.rates, measured[0].rates, strict=True))
         rows.append(
@@ -257,15 +245,8 @@ def save(path: Path | None, **content: Any) -> None:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns, the first to the left."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    frame = pd.DataFrame(rows, columns=head).set_index(head[0])
+    return frame.rename_axis(index=None, columns=head[0]).to_string()
 
 
 def machine(device: torch.device, precisions: Sequence[str]) -> str:
@@ -288,53 +269,76 @@ def limits_line(measured: Sequence[Measured]) -> str:
     return "limits measured in the same rounds: " + "; ".join(parts)
 
 
-def notes(device: torch.device) -> list[str]:
-    """What the columns of `report` show."""
-    return [
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for: `count` images, and the file for the tables, if any."""
+
+    device: torch.device
+    precisions: Sequence[str]
+    rounds: int
+    count: int
+    path: Path | None
+
+
+def benchmark(images: int) -> Callable[[Callable[[Asked], None]], click.Command]:
+    """A command with the options of every benchmark, which prints first on what machine it runs.
+
+    Args:
+        images: as many as are taken by default.
+    """
+
+    def command(function: Callable[[Asked], None]) -> click.Command:
+        def start(device: str | None, precisions: Sequence[str], **others: Any) -> None:
+            try:
+                chosen = choose_device(device)
+                for precision in precisions:
+                    check_precision(precision, chosen)
+            except ValueError as error:
+                raise click.UsageError(str(error)) from error
+            print(machine(chosen, precisions))
+            function(Asked(chosen, precisions, **others))
+
+        names = "float32, tf32 or bfloat16; may be repeated"
+        options = [
+            click.Option(
+                ["--device"], type=click.Choice(["cpu", "cuda"]), help="by default a GPU if there is one"
+            ),
+            click.Option(["--precision", "precisions"], multiple=True, default=["float32"], help=names),
+            click.Option(["--rounds"], default=3, type=click.IntRange(1), help="timed calls of each method"),
+            click.Option(["--images", "count"], default=images, type=click.IntRange(FEWEST)),
+            click.Option(
+                ["--json", "path"], type=click.Path(path_type=Path), help="also write the table there"
+            ),
+        ]
+        return click.Command(None, {"show_default": True}, start, options, help=function.__doc__)
+
+    return command
+
+
+def compare(
+    asked: Asked,
+    title: str,
+    methods: Sequence[Method],
+    unit: str,
+    explain: Callable[[Sequence[Measured]], list[str]],
+) -> None:
+    """Measure methods, print their table with what explains it, and save both.
+
+    Args:
+        methods: the first is the reference.
+        unit: of what they do.
+        explain: more about what was measured, in lines.
+    """
+    print(title)
+    measured = measure(methods, asked.rounds, asked.device)
+    print(limits := limits_line(measured))
+    head, rows = report(measured, unit)
+    print(f"\n{table(head, rows)}\n")
+    notes = [
+        *explain(measured),
         "ratios: median over rounds of the two rates within a round, and their range",
-        f"peak memory: what setting up and one untimed call add, {WATCHED[device.type]}",
+        f"peak memory: what setting up and one untimed call add, {WATCHED[asked.device.type]}",
     ]
-
-
-def options(images: int) -> Callable[[Any], Any]:
-    """The command-line options of every benchmark."""
-    declared = [
-        click.option(
-            "--device", type=click.Choice(["cpu", "cuda"]), help="by default a GPU where there is one"
-        ),
-        click.option(
-            "--precision",
-            "precisions",
-            multiple=True,
-            default=["float32"],
-            show_default=True,
-            help="float32, tf32 or bfloat16; may be repeated",
-        ),
-        click.option(
-            "--rounds",
-            default=3,
-            show_default=True,
-            type=click.IntRange(1),
-            help="timed calls of each method",
-        ),
-        click.option("--images", "count", default=images, show_default=True, type=click.IntRange(FEWEST)),
-        click.option("--json", "path", type=click.Path(path_type=Path), help="also write the table there"),
-    ]
-
-    def add(command: Any) -> Any:
-        for option in reversed(declared):
-            command = option(command)
-        return command
-
-    return add
-
-
-def where(device: str | None, precisions: Sequence[str]) -> torch.device:
-    """The device asked for, when it has the precisions."""
-    try:
-        chosen = choose_device(device)
-        for precision in precisions:
-            check_precision(precision, chosen)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    return chosen
+    print(*notes, sep="\n")
+    content = {"limits": limits, "head": head, "rows": rows, "notes": notes}
+    save(asked.path, title=title, machine=machine(asked.device, asked.precisions), **content)

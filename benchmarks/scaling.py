@@ -7,21 +7,18 @@ Sizes take turns. `--help` lists the options.
 
 import contextlib
 import dataclasses
-import itertools
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import click
 import numpy as np
 import torch
-from measure import interleaved, machine, options, save, table, where
-from workload import FOLDS, described, observed, setting
+from measure import Asked, benchmark, interleaved, machine, save, table
+from workload import FOLDS, described, models, observed, setting, training
 
 from memlib.data import ImageSet
 from memlib.device import one_thread
+from memlib.ensemble import Ensemble
 from memlib.experiment import Stream
-from memlib.runs.task import Task
 from memlib.scoring import score_images
 
 
@@ -46,11 +43,10 @@ def work(
     images: ImageSet, device: torch.device, precision: str, size: Size
 ) -> dict[str, Callable[[], object]]:
     """Training, which goes on from call to call, and scoring, by models that stay as they were made."""
-    experiment = dataclasses.replace(setting(images, epochs=ENDLESS), precision=precision)
-    task = Task(experiment, images, device, lambda flop: None)
-    x = torch.tensor(images.images[: size.images], device=device)
-    in_training, untrained = (task.ensemble(size.models, [0]) for _ in range(2))
-    epochs = task.fit(task.start(in_training, [0]), x, [np.arange(len(x))] * size.models)
+    images = images.subset(range(size.images))
+    experiment, sets = setting(images, ENDLESS, precision), [np.arange(size.images)] * size.models
+    untrained = Ensemble.stack(models(experiment, 0, size.models), device, precision)
+    x, (_, epochs) = torch.tensor(images.images, device=device), training(experiment, images, device, sets)
 
     def train() -> None:
         for _ in range(size.epochs):
@@ -71,46 +67,42 @@ def axis(
     interleaved(functions, WARM_UP)
     calls = interleaved(functions, rounds)
     seconds = {key: statistics.median(call.seconds for call in timed) for key, timed in calls.items()}
-    smallest = next(iter(works))
-    rows = []
+    smallest, rows = next(iter(works)), []
     for value in works:
         row = [f"{value:,}"]
         for part in parts:
             each, first = seconds[value, part] / value, seconds[smallest, part] / smallest
             row += [f"{seconds[value, part]:.3f}", f"{1e3 * each:.3g}", f"{each / first:.2f}"]
         rows.append(row)
-    columns = [[f"{part}, s", "ms per unit", "x first"] for part in parts]
-    return [name, *itertools.chain(*columns)], rows
+    return [name, *(column for part in parts for column in (f"{part}, s", "ms per unit", "x first"))], rows
 
 
-@click.command()
-@options(images=256)
-def main(device: str | None, precisions: Sequence[str], rounds: int, count: int, path: Path | None) -> None:
+@benchmark(images=256)
+def main(asked: Asked) -> None:
     """Show how time grows with models, images, samples and epochs."""
-    chosen, images = where(device, precisions), observed(2 * count)
+    device, count, images = asked.device, asked.count, observed(2 * asked.count)
+    cuda = device.type == "cuda"
     base = dataclasses.replace(BASE, images=min(count, len(images)))
-    alone = contextlib.nullcontext() if chosen.type == "cuda" else one_thread()
-    print(machine(chosen, precisions))
     title = (
         f"of {described(images)}; unless an axis says otherwise {base.models} models, {base.images} images, "
-        f"S = {base.samples}, {base.epochs} epoch;\nmedians of {rounds} rounds after {WARM_UP} that warm up; "
-        f"the models that are scored have not been trained{'' if chosen.type == 'cuda' else '; on one core'}"
+        f"S = {base.samples}, {base.epochs} epoch;\nmedians of {asked.rounds} rounds after {WARM_UP} that "
+        f"warm up; the models that are scored have not been trained{'' if cuda else '; on one core'}"
     )
     print(title)
     sizes = [n for n in (count // 4, count // 2, count, 2 * count) if n <= len(images)]
     axes = {"models": MODELS, "images": sizes, "samples": SAMPLES, "epochs": EPOCHS}
     found = {}
-    with alone:
-        for precision in precisions:
+    with contextlib.nullcontext() if cuda else one_thread():
+        for precision in asked.precisions:
             for name, values in axes.items():
                 works = {
-                    value: work(images, chosen, precision, dataclasses.replace(base, **{name: value}))
+                    value: work(images, device, precision, dataclasses.replace(base, **{name: value}))
                     for value in values
                 }
-                head, rows = axis(name, works, PARTS[name], rounds)
+                head, rows = axis(name, works, PARTS[name], asked.rounds)
                 print(f"\n{precision}\n{table(head, rows)}")
                 found[f"{name}, {precision}"] = {"head": head, "rows": rows}
-    save(path, title=title, machine=machine(chosen, precisions), axes=found)
+    save(asked.path, title=title, machine=machine(device, asked.precisions), axes=found)
 
 
 if __name__ == "__main__":

@@ -10,38 +10,20 @@ import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import click
 import numpy as np
 import reference
 import torch
-from measure import (
-    Measured,
-    Method,
-    fastest,
-    limits_line,
-    machine,
-    measure,
-    notes,
-    options,
-    report,
-    save,
-    side_by_side,
-    spread,
-    table,
-    where,
-)
+from measure import Asked, Measured, Method, benchmark, compare, fastest, side_by_side, spread
 from numpy.typing import NDArray
 from torch import Tensor
-from workload import FOLDS, GROUPS, described, observed, setting
+from workload import FOLDS, GROUPS, described, observed, setting, training
 
 from memlib.data import ImageSet
 from memlib.device import products
 from memlib.ensemble import Ensemble, draws, perturbed
 from memlib.experiment import Experiment, Stream
 from memlib.runs.cost import flops_per_image
-from memlib.runs.task import Task
 from memlib.scoring import DEVICE_TILE, TILE, score_images
 
 SAMPLES = 256  # S
@@ -84,9 +66,8 @@ def trained(images: ImageSet, device: torch.device) -> Trained:
     several = observed(TRAINING_IMAGES)
     steps = math.ceil(len(several) / setting(several, epochs=1).batch_size)
     experiment = setting(several, epochs=math.ceil(TRAINING_STEPS / steps))
-    task = Task(experiment, several, device, lambda flop: None)
-    x, model = torch.tensor(several.images, device=device), task.ensemble(1, [0])
-    for _ in task.fit(task.start(model, [0]), x, [np.arange(len(x))]):
+    model, epochs = training(experiment, several, device, [np.arange(len(several))])
+    for _ in epochs:
         pass
     return Trained(experiment, {k: np.repeat(v, FOLDS, 0) for k, v in model.state().items()}, images, device)
 
@@ -157,18 +138,15 @@ def products_alone(work: Trained, precision: str, tasks: int, repeats: int) -> C
 def methods(work: Trained, precisions: Sequence[str]) -> list[Method]:
     """The reference, pythae, and memlib with the products it cannot do without."""
     cuda, n = work.device.type == "cuda", len(work.images)
-    cores = 1 if cuda else torch.get_num_threads()
-    flops = flops_per_image(work.experiment, 1)
-    flop = flops.encode + SAMPLES * flops.decode
-    best = fastest([64, 512] if cuda else [1, 8, 64], lambda size: plain(work, size)())
-    make = functools.partial(plain, work, best)
-    rows = [Method(f"reference, batches of {best}", "float32", cores, make, n, flop)]
+    cores, flops = 1 if cuda else torch.get_num_threads(), flops_per_image(work.experiment, 1)
+    flop, rows = flops.encode + SAMPLES * flops.decode, []
+    others = {"reference": (plain, [64, 512] if cuda else [1, 8, 64])}
     if importlib.util.find_spec("pythae"):
-        best = fastest([64, SAMPLES], lambda size: by_pythae(work, size)())
-        make = functools.partial(by_pythae, work, best)
-        rows.append(Method(f"pythae get_nll, batches of {best}", "float32", cores, make, n, flop))
-    else:
-        print("no row for pythae, which is not installed: pip install -r benchmarks/requirements.txt")
+        others["pythae get_nll"] = by_pythae, [64, SAMPLES]
+    for name, (way, sizes) in others.items():
+        best = fastest(sizes, lambda size, way=way: way(work, size)())
+        make = functools.partial(way, work, best)
+        rows.append(Method(f"{name}, batches of {best}", "float32", cores, make, n, flop))
     for precision in precisions:
         for repeats in GROUPS if cuda else (1,):
             ways: dict[str, Callable[[], Callable[[], object]]] = {
@@ -182,7 +160,7 @@ def methods(work: Trained, precisions: Sequence[str]) -> list[Method]:
     return rows
 
 
-def beside_products(measured: Sequence[Measured]) -> list[str]:
+def beside_products(measured: Sequence[Measured]) -> str:
     """memlib's time over that of the products alone in the same round."""
     lines = []
     for i, m in enumerate(measured):
@@ -190,10 +168,10 @@ def beside_products(measured: Sequence[Measured]) -> list[str]:
             alone = next(other for other in measured[i:] if other.method.name.startswith(PRODUCTS))
             times = spread(a / b for a, b in zip(alone.rates, m.rates, strict=True))
             lines.append(f"{m.method.name}, {m.method.precision} {times}")
-    return lines
+    return f"memlib's time over that of the products alone: {'; '.join(lines)}"
 
 
-def accuracy(work: Trained, precisions: Sequence[str]) -> list[str]:
+def accuracy(work: Trained, precisions: Sequence[str]) -> str:
     """|log p - log p in float64| at equal noise, where float64 is the reference's code."""
     x, Z = work.x[:COMPARED], work.experiment.latent_dim
     # in the order in which `score_images` draws for one batch
@@ -211,39 +189,33 @@ def accuracy(work: Trained, precisions: Sequence[str]) -> list[str]:
             scored = score_images(work.ensemble(precision), x, SAMPLES, work.noise(), compiled=compiled)
             found[f"memlib, {name}", precision] = scored.log_px
     exact = by_reference(torch.float64)
-    errors = {names: (log_px.double() - exact).abs() for names, log_px in found.items()}
-    return [
-        f"{', '.join(names)} mean {error.mean():.2g}, largest {error.max():.2g} nats"
-        for names, error in errors.items()
-    ]
+    lines = []
+    for names, log_px in found.items():
+        error = (log_px.double() - exact).abs()
+        lines.append(f"{', '.join(names)} mean {error.mean():.2g}, largest {error.max():.2g} nats")
+    return f"errors against float64 at equal noise, {len(x)} images, {FOLDS} times: {'; '.join(lines)}"
 
 
-@click.command()
-@options(images=128)
-def main(device: str | None, precisions: Sequence[str], rounds: int, count: int, path: Path | None) -> None:
+@benchmark(images=128)
+def main(asked: Asked) -> None:
     """Compare the scoring of memlib with the paper's way."""
-    chosen, images = where(device, precisions), observed(count)
-    print(machine(chosen, precisions))
+    images = observed(asked.count)
     title = (
-        f"scoring {described(images)}, S = {SAMPLES}, {rounds} rounds of one call per method; a model "
+        f"scoring {described(images)}, S = {SAMPLES}, {asked.rounds} rounds of one call per method; a model "
         f"trained for {TRAINING_STEPS} steps:\non a CPU memlib leaves out hidden units that are off in every "
         "sample of an image, so that its speed depends on the weights; the reference has all cores"
     )
-    print(title)
-    work = trained(images, chosen)
-    measured = measure(methods(work, precisions), rounds, chosen)
-    print(limits := limits_line(measured))
-    head, rows = report(measured, "pairs")
-    print(f"\n{table(head, rows)}\n")
-    explained = [
-        "memlib's time over that of the products alone: " + "; ".join(beside_products(measured)),
-        *notes(chosen),
-        f"errors against float64 at equal noise, {min(COMPARED, count)} images, {FOLDS} times: "
-        + "; ".join(accuracy(work, precisions)),
-    ]
-    print("\n".join(explained))
-    where_run = machine(chosen, precisions)
-    save(path, title=title, machine=where_run, limits=limits, head=head, rows=rows, notes=explained)
+    work = trained(images, asked.device)
+
+    def explain(measured: Sequence[Measured]) -> list[str]:
+        lines = [beside_products(measured), accuracy(work, asked.precisions)]
+        if not importlib.util.find_spec("pythae"):
+            lines.append(
+                "no row for pythae, which is not installed: pip install -r benchmarks/requirements.txt"
+            )
+        return lines
+
+    compare(asked, title, methods(work, asked.precisions), "pairs", explain)
 
 
 if __name__ == "__main__":

@@ -8,27 +8,10 @@ Methods take turns, epoch by epoch. `--help` lists the options.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import click
-import numpy as np
 import reference
 import torch
-from measure import (
-    Measured,
-    Method,
-    limits_line,
-    machine,
-    measure,
-    notes,
-    options,
-    report,
-    save,
-    side_by_side,
-    table,
-    where,
-)
-from numpy.typing import NDArray
+from measure import Asked, Measured, Method, benchmark, compare, side_by_side
 from workload import FOLDS, GROUPS, described, models, observed, setting, training, training_sets
 
 from memlib.data import ImageSet
@@ -46,19 +29,16 @@ def plain_training(experiment: Experiment, images: ImageSet, device: torch.devic
 
 
 def memlib_training(
-    experiment: Experiment,
-    images: ImageSet,
-    device: torch.device,
-    precision: str,
-    groups: Sequence[Sequence[int]],
+    experiment: Experiment, images: ImageSet, device: torch.device, groups: Sequence[Sequence[int]]
 ) -> Callable[[], float]:
     """Groups of stacked repeats, on a CPU side by side on one core each; every call is an epoch of all.
 
     It returns the mean loss of the first model of the first repeat.
     """
 
-    def start(group: Sequence[int]) -> Callable[[], tuple[int, NDArray[np.float64]]]:
-        return functools.partial(next, training(experiment, images, device, precision, group)[1])
+    def start(group: Sequence[int]) -> Callable[[], object]:
+        sets = [members for r in group for members in training_sets(experiment, len(images), r)]
+        return functools.partial(next, training(experiment, images, device, sets, group)[1])
 
     epochs = side_by_side([functools.partial(start, group) for group in groups])
 
@@ -69,61 +49,49 @@ def memlib_training(
     return epoch
 
 
-def methods(
-    experiment: Experiment, images: ImageSet, device: torch.device, precisions: Sequence[str]
-) -> list[Method]:
+def methods(asked: Asked, images: ImageSet) -> list[Method]:
     """The reference and every way in which memlib trains on the device."""
-    size = len(training_sets(experiment, len(images), 0)[0])
-    parameters = sum(p.numel() for p in experiment.build(1).parameters())
-    cost = {
-        "flop": flops_per_image(experiment, 1).train,
-        "bytes": ADAM_BYTES * parameters * math.ceil(size / experiment.batch_size) / size,
-    }
+    device, experiment = asked.device, setting(images, asked.rounds + 1)
+    size, flops = len(training_sets(experiment, len(images), 0)[0]), flops_per_image(experiment, 1)
+    steps = math.ceil(size / experiment.batch_size)
+    cost = {"flop": flops.train, "bytes": ADAM_BYTES * flops.parameters * steps / size}
     cuda = device.type == "cuda"
     cores = 1 if cuda else torch.get_num_threads()
     make = functools.partial(plain_training, experiment, images, device)
     rows = [Method("reference, 1 model", "float32", cores, make, size, **cost)]
-    for precision in precisions:
+    for precision in asked.precisions:
+        experiment = setting(images, asked.rounds + 1, precision)
         for count in GROUPS if cuda else sorted({1, cores}):
             groups = [range(count)] if cuda else [[repeat] for repeat in range(count)]
-            make = functools.partial(memlib_training, experiment, images, device, precision, groups)
+            make = functools.partial(memlib_training, experiment, images, device, groups)
             name = f"memlib, {count} repeat{'s' * (count > 1)} of {FOLDS} models"
             rows.append(Method(name, precision, 1 if cuda else count, make, count * FOLDS * size, **cost))
     return rows
 
 
-def agreement(measured: Sequence[Measured]) -> str:
+def explain(measured: Sequence[Measured]) -> list[str]:
     """The losses of the one model that all methods train, in the last epoch."""
     plain, *others = (m.calls[-1].result for m in measured)
-    parts = (
-        f"  {m.method.name}, {m.method.precision}: {loss:.2f} ({loss / plain - 1:+.2%})"
+    losses = (
+        f"{m.method.name}, {m.method.precision}: {loss:.2f} ({loss / plain - 1:+.2%})"
         for m, loss in zip(measured[1:], others, strict=True)
     )
-    return "\n".join([f"  {measured[0].method.name}: {plain:.2f}", *parts])
+    return [
+        f"mean loss of the same model in the last epoch, nats per image, noise and order differ: reference "
+        f"{plain:.2f}; {'; '.join(losses)}",
+        f"Adam's memory traffic: {ADAM_BYTES} bytes per parameter and step",
+    ]
 
 
-@click.command()
-@options(images=4000)
-def main(device: str | None, precisions: Sequence[str], rounds: int, count: int, path: Path | None) -> None:
+@benchmark(images=4000)
+def main(asked: Asked) -> None:
     """Compare the training of memlib with the paper's way."""
-    chosen, images = where(device, precisions), observed(count)
-    experiment = setting(images, epochs=rounds + 1)
-    print(machine(chosen, precisions))
+    images = observed(asked.count)
     title = (
-        f"training on {described(images)}, {FOLDS} folds, batches of {experiment.batch_size}, "
-        f"{rounds} rounds of one epoch per method; images/s are summed over models"
+        f"training on {described(images)}, {FOLDS} folds, batches of {setting(images, 1).batch_size}, "
+        f"{asked.rounds} rounds of one epoch per method; images/s are summed over models"
     )
-    print(title)
-    measured = measure(methods(experiment, images, chosen, precisions), rounds, chosen)
-    print(limits := limits_line(measured))
-    head, rows = report(measured, "images")
-    print(f"\n{table(head, rows)}\n")
-    print(f"mean loss of the same model in epoch {rounds + 1}, nats per image; noise and order differ:")
-    print(agreement(measured))
-    explained = [f"Adam's memory traffic: {ADAM_BYTES} bytes per parameter and step", *notes(chosen)]
-    print("\n".join(explained))
-    where_run = machine(chosen, precisions)
-    save(path, title=title, machine=where_run, limits=limits, head=head, rows=rows, notes=explained)
+    compare(asked, title, methods(asked, images), "images", explain)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What the benchmarks compute: images, the paper's MNIST experiment with five folds, its models."""
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
@@ -15,7 +14,7 @@ from memlib.ensemble import Ensemble
 from memlib.experiment import Experiment, Stream
 from memlib.memorization import fold_assignment
 from memlib.models import VAE
-from memlib.runs.task import Task
+from memlib.training import adam, fit
 
 FOLDS = 5  # K, models of a repeat
 GROUPS = (1, 10)  # repeats stacked on a GPU
@@ -34,15 +33,15 @@ def described(images: ImageSet) -> str:
     return f"{len(images)} {name}"
 
 
-def setting(images: ImageSet, epochs: int) -> Experiment:
+def setting(images: ImageSet, epochs: int, precision: str = "float32") -> Experiment:
     """The paper's MNIST experiment on these images."""
-    return memlib.variant("mnist-lr3", images=images.name, folds=FOLDS, epochs=epochs)
+    return memlib.variant("mnist-lr3", images=images.name, folds=FOLDS, epochs=epochs, precision=precision)
 
 
-def models(experiment: Experiment, repeat: int) -> list[VAE]:
+def models(experiment: Experiment, repeat: int, count: int = FOLDS) -> list[VAE]:
     """The models of a repeat before training."""
     generator = experiment.torch_stream(Stream.PARAMETERS, repeat)
-    return [experiment.build(1, generator) for _ in range(FOLDS)]
+    return [experiment.build(1, generator) for _ in range(count)]
 
 
 def training_sets(experiment: Experiment, n: int, repeat: int) -> list[NDArray[np.int64]]:
@@ -53,10 +52,24 @@ def training_sets(experiment: Experiment, n: int, repeat: int) -> list[NDArray[n
 
 
 def training(
-    experiment: Experiment, images: ImageSet, device: torch.device, precision: str, repeats: Sequence[int]
+    experiment: Experiment,
+    images: ImageSet,
+    device: torch.device,
+    sets: Sequence[NDArray[np.int64]],
+    repeats: Sequence[int] = (0,),
 ) -> tuple[Ensemble, Iterator[tuple[int, NDArray[np.float64]]]]:
-    """Repeats stacked into one ensemble, and the generator of its epochs."""
-    task = Task(dataclasses.replace(experiment, precision=precision), images, device, lambda flop: None)
-    x, model = torch.tensor(images.images, device=device), task.ensemble(FOLDS, repeats)
-    sets = [members for r in repeats for members in training_sets(experiment, len(images), r)]
-    return model, task.fit(task.start(model, repeats), x, sets)
+    """Repeats stacked into one ensemble, a model per training set, and the generator of its epochs."""
+    e, count = experiment, len(sets) // len(repeats)
+    model = Ensemble.stack([vae for r in repeats for vae in models(e, r, count)], device, e.precision)
+    epochs = fit(
+        model,
+        adam(model, e.learning_rate),
+        torch.tensor(images.images, device=device),
+        sets,
+        epochs=range(1, e.epochs + 1),
+        batch_size=e.batch_size,
+        flip=e.flip,
+        order=[e.stream(Stream.ORDER, r) for r in repeats],
+        noise=[e.torch_stream(Stream.TRAINING_NOISE, r, device) for r in repeats],
+    )
+    return model, epochs

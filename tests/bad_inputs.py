@@ -308,7 +308,7 @@ SURROUNDINGS = [
     call("memlib.runs.cost.cost(experiment, 24, 1, -1)", "validation_images is -1; allowed: 0 or more"),
     call("memlib.runs.cost.cost(experiment, 24, 1, 20, at_once=0)", "at_once is 0; allowed: 1 or more"),
     call("memlib.runs.cost.cost(experiment, 24, 2, 20)", "channels is 2; allowed: 1, 3"),
-    call("memlib.runs.cost.machine_limits(threads=-1)", "threads is -1; allowed: 0 or more"),
+    call('memlib.runs.cost.machine_limits(precision="half")', "precision is 'half'; allowed: float32, tf32"),
     call("memlib.chapters.notebook.record(median=[4])", "median is a list; allowed: a number or a string"),
     call('dark.themed("")', "no <svg> element: only the text of an SVG can be themed"),
     call("""dark.themed('<svg fill="#123456"/>')""", "no dark color for #123456; DARK has"),

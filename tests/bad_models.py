@@ -155,7 +155,7 @@ MODELS = [
     ),
     model(
         "memlib.LatentModel(lambda x: LogNormal(torch.zeros(len(x), 2), 1), decode).log_prob(digits)",
-        "prior is None, and latents of the encoder's LogNormal have the support GreaterThan(lower_bound=0.0",
+        "prior is None, and the encoder's latents have the support GreaterThan(lower_bound=0.0)",
     ),
     model(
         "memlib.LatentModel(lambda x: Normal(torch.zeros(2), 1), decode).log_prob(digits)",
@@ -167,7 +167,7 @@ MODELS = [
     ),
     model(
         "memlib.LatentModel(decode, decode, prior=Normal(torch.zeros(1, 32, 32), 1)).log_prob(digits)",
-        "prior is a Normal, which is continuous, and the encoder's Bernoulli is discrete; allowed: both",
+        "prior has the support Real(), and the encoder's latents Boolean(); allowed: both discrete, or both",
     ),
     model(
         'memlib.models.build_vae("mlp", "bernoulli", channels=1, latent_dim=2).encoder(torch.ones(9, 2304))',

@@ -10,59 +10,56 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from memlib.ensemble import Ensemble
 from memlib.experiment import EXPERIMENTS, variant
-from memlib.runs.cost import Limits, Probe, cost, estimate, flops_per_image, machine_limits, makespan, probe
+from memlib.runs.cost import ADAM_BYTES, Limits, cost, estimate, flops_per_image, machine_limits, makespan
 from memlib.runs.run import run
 from memlib.scoring import score_images
-from memlib.training import train_step
+from memlib.training import adam, train_step
 
 MNIST = 60000, 1, 10000  # training images, channels, validation images
 TINY = variant(
     "digits-lr3", num_images=31, epochs=3, score_every=2, folds=3, repeats=2, num_samples=4, batch_size=8
 )
-MEASURED = Probe(training=2e-4, full=1e-4, scoring=3e-3, machine="CPU, 2 cores, float32")
 
 
-@pytest.mark.parametrize(("name", "channels"), [("digits-lr3", 1), ("celeba", 3)])
-def test_flops_are_those_pytorch_counts_in_a_real_step(name, channels):
-    experiment, E, B = dataclasses.replace(EXPERIMENTS[name], width=4), 2, 3
-    generator = torch.Generator().manual_seed(0)
-    model = Ensemble.stack([experiment.build(channels, generator) for _ in range(E)])
-    y, eps = torch.rand(E, B, channels * 1024), torch.zeros(E, B, experiment.latent_dim)
-    optimizer = torch.optim.Adam(model.params.values())
+def test_the_papers_mnist_by_hand():
+    c, flops = cost(EXPERIMENTS["mnist-lr3"], *MNIST), flops_per_image(EXPERIMENTS["mnist-lr3"], 1)
+    encode = 2 * (1024 * 512 + 512 * 256 + 2 * 256 * 16)
+    decode = 2 * (16 * 256 + 256 * 512 + 512 * 1024)
+    train = 3 * (encode + decode) - 2 * 1024 * 512  # the image needs no gradient
+    assert (flops.train, flops.encode, flops.decode, flops.parameters) == (train, encode, decode, 1325600)
+    assert flops.outputs == 2 * 1024 + 4 * (512 + 256) + 2 * 16
+    assert (c.models, c.steps) == (101, 100 * 844)
+    assert c.adam_bytes == (100 * 84400 + 93800) * 1325600 * 28
+    assert c.training_flop == 100 * (100 * 54000 + 60000) * train + 100 * 10000 * (encode + decode)
+    assert c.scoring_flop == 10 * 20 * 10 * 60000 * (encode + 256 * decode)
+    assert (c.result_bytes, c.model_bytes) == (10 * 20 * 10 * 60000 * 8, 101 * 1325600 * 4)
+
+
+def test_flops_of_convolutions_are_those_of_a_real_step_of_several_models():
+    """On a CPU, where they run one model after the other."""
+    experiment, E, B = dataclasses.replace(EXPERIMENTS["celeba"], width=4), 2, 3
+    model = Ensemble.stack([experiment.build(3, torch.Generator())] * E)
+    y, eps = torch.rand(E, B, 3 * 1024), torch.zeros(E, B, experiment.latent_dim)
+    optimizer = adam(model, 1e-3)
 
     def counted(function, *args):
         with FlopCounterMode(display=False) as counter:
             function(*args)
         return counter.get_total_flops() / (E * B)
 
-    flops = flops_per_image(experiment, channels)
+    flops = flops_per_image(experiment, 3)
     assert counted(train_step, model, optimizer, y, eps) == flops.train
     assert counted(model.encode, y) == flops.encode
     assert counted(model.decode, eps) == flops.decode
     assert flops.parameters == sum(p.numel() for p in model.params.values()) / E
-
-
-def test_the_papers_mnist_by_hand():
-    c = cost(EXPERIMENTS["mnist-lr3"], *MNIST)
-    encode = 2 * (1024 * 512 + 512 * 256 + 2 * 256 * 16)
-    decode = 2 * (16 * 256 + 256 * 512 + 512 * 1024)
-    train = 3 * (encode + decode) - 2 * 1024 * 512
-    assert (c.models, c.steps, c.parameters) == (101, 100 * 844, 1325600)
-    assert c.optimizer_steps == 100 * 84400 + 93800
-    assert c.training_passes == 100 * (100 * 54000 + 60000)
-    assert c.scored_pairs == 10 * 20 * 10 * 60000
-    assert c.result_bytes == c.scored_pairs * 8
-    assert c.adam_bytes == c.optimizer_steps * 1325600 * 28
-    assert c.training_flop == c.training_passes * train + 100 * 10000 * (encode + decode)
-    assert c.scoring_flop == c.scored_pairs * (encode + 256 * decode)
+    assert flops.model_bytes == sum(array.nbytes for array in model.state().values()) / E
 
 
 def test_scoring_again_costs_at_most_what_decodes_the_other_samples():
     once, more = (cost(dataclasses.replace(TINY, rescoring=r), 31, 1, 20) for r in (1, 4))
     assert once.rescoring_flop == 0
     assert more.rescoring_flop == 2 * 2 * 3 * 31 * (4 * 4 - 4) * flops_per_image(TINY, 1).decode
-    for field in ("training_flop", "scoring_flop", "scored_pairs", "result_bytes"):
-        assert getattr(more, field) == getattr(once, field), field
+    assert (more.training_flop, more.scoring_flop) == (once.training_flop, once.scoring_flop)
     many = dataclasses.replace(TINY, num_samples=100_000)
     few, drawn = cost(many, 31, 1, 20), cost(dataclasses.replace(many, rescoring=9), 31, 1, 20)
     assert drawn.cpu_memory >= few.cpu_memory + 3 * 8 * 100_000 * TINY.latent_dim * 4
@@ -70,17 +67,27 @@ def test_scoring_again_costs_at_most_what_decodes_the_other_samples():
 
 def test_what_is_missing_adds_up():
     """What is done of one repeat ends in the middle of the evaluations: after epoch 2 of 2 and 3."""
-    everything = cost(TINY, 31, 1, 20)
+    everything, flops = cost(TINY, 31, 1, 20), flops_per_image(TINY, 1)
     parts = cost(TINY, 31, 1, 20, {0: 0, 1: 0}), cost(TINY, 31, 1, 20, {None: 0})
-    for field in ("models", "optimizer_steps", "training_passes", "training_flop", "scoring_flop"):
+    for field in ("models", "training_flop", "scoring_flop", "adam_bytes", "model_bytes"):
         assert getattr(everything, field) == sum(getattr(part, field) for part in parts), field
     assert [part.steps for part in parts] == [3 * 3, 3 * 4]
-    assert parts[1].scored_pairs == parts[1].result_bytes == 0
+    assert parts[1].scoring_flop == parts[1].result_bytes == 0
     begun = cost(TINY, 31, 1, 20, {0: 2})
-    assert (begun.training_passes, begun.scored_pairs) == (3 * 20, 3 * 31)
+    assert begun.training_flop == 3 * 20 * flops.train
+    assert begun.scoring_flop == 3 * 31 * (flops.encode + 4 * flops.decode)
 
 
-def test_a_run_does_what_was_counted(tmp_path, monkeypatch, bars):
+def test_a_repeat_that_is_trained_is_scored_anew_at_the_last_epoch(rates):
+    flops, done = flops_per_image(TINY, 1), {None: 3, 0: 3}
+    c = cost(TINY, 31, 1, 20, done)
+    assert c.training_flop == c.adam_bytes == c.model_bytes == c.steps == 0
+    assert c.scoring_flop == 3 * 31 * (flops.encode + 4 * flops.decode) and c.result_bytes == 8 * 3 * 31
+    lines = str(estimate(TINY, 31, 1, 20, device="cpu", missing=done)).splitlines()
+    assert lines[0] == "4 models, trained" and lines[2].endswith("740 B of results")
+
+
+def test_a_run_does_what_was_counted(tmp_path, monkeypatch):
     steps = []
 
     def counted_step(model, optimizer, y, eps):
@@ -88,79 +95,88 @@ def test_a_run_does_what_was_counted(tmp_path, monkeypatch, bars):
         return train_step(model, optimizer, y, eps)
 
     monkeypatch.setattr("memlib.training.train_step", counted_step)
-    result = run(TINY, root=tmp_path, device="cpu")
-    c = cost(TINY, result.sizes["observation"], 1, result.sizes["sample"])
-    assert sum(models for models, _ in steps) == c.optimizer_steps
-    assert sum(models * batch for models, batch in steps) == c.training_passes
-    assert result.log_px.size == c.scored_pairs
+    result = run(TINY, root=tmp_path, device="cpu", progress=False)
+    flops, held = flops_per_image(TINY, 1), result.sizes["sample"]
+    c = cost(TINY, result.sizes["observation"], 1, held)
+    assert sum(models for models, _ in steps) * flops.parameters * ADAM_BYTES == c.adam_bytes
+    losses = TINY.epochs * held * (flops.encode + flops.decode)
+    assert sum(models * batch for models, batch in steps) * flops.train + losses == c.training_flop
+    assert result.log_px.size * (flops.encode + TINY.num_samples * flops.decode) == c.scoring_flop
     assert result.log_px.nbytes + result.ess.nbytes == c.result_bytes
-    [bar] = bars
-    assert bar.done == bar.total == c.training_flop + c.scoring_flop + c.rescoring_flop
 
 
 def test_memory_grows_with_what_exists_at_once():
     settings = EXPERIMENTS["cifar10"], 50000, 3, 10000
     few, many = cost(*settings, at_once=1), cost(*settings, at_once=10)
-    parameters = 9 * 10 * few.parameters * 16
-    assert many.cpu_memory > few.cpu_memory + parameters
-    assert many.gpu_memory > few.gpu_memory + parameters
-    assert few.cpu_memory > 50000 * 3 * 1024 + 10 * few.parameters * 16
+    repeat = 10 * flops_per_image(EXPERIMENTS["cifar10"], 3).parameters * 16
+    assert many.cpu_memory > few.cpu_memory + 9 * repeat
+    assert many.gpu_memory > few.gpu_memory + 9 * repeat
+    assert few.cpu_memory > 50000 * 3 * 1024 + repeat
 
 
-@pytest.mark.parametrize(
-    ("seconds", "workers", "end"),
-    [
-        ([1, 2, 3], 1, 6),
-        ([1, 4, 4], 2, 5),  # in order: 1 + 4 beside 4
-        ([1, 10, 10, 10], 8, 10),
-    ],
-)
-def test_tasks_are_started_in_order_by_whoever_is_free(seconds, workers, end):
-    assert makespan(seconds, workers) == end
+def test_tasks_are_started_in_order_by_whoever_is_free():
+    assert makespan([1, 2, 3], 1) == 6
+    assert makespan([1, 4, 4], 2) == 5  # 1 + 4 beside 4
+    assert makespan([1, 10, 10, 10], 8) == 10
 
 
-def test_an_estimate_adds_the_tasks_of_two_workers():
-    c = cost(TINY, 31, 1, 20)
-    e = estimate(TINY, 31, 1, 20, device="cpu", at_once=2, measured=MEASURED)
-    flops = flops_per_image(TINY, 1)
-    full = MEASURED.full * 3 * (31 + 20 * (flops.encode + flops.decode) / flops.train)
-    repeat = MEASURED.training * 3 * 3 * 20 + MEASURED.scoring * c.scored_pairs / 2
-    assert e.seconds == pytest.approx(full + repeat)
-    longest = repeat + MEASURED.scoring * c.scored_pairs / 2 * c.rescoring_flop / c.scoring_flop
-    assert e.most_seconds == pytest.approx(full + longest) and longest > repeat
-    rest = estimate(TINY, 31, 1, 20, device="cpu", missing={1: 0}, measured=MEASURED)
-    assert rest.seconds == pytest.approx(repeat) and rest.cost.models == 3
+@pytest.fixture
+def rates(monkeypatch):
+    """FLOP/s of training a repeat, of training the model of all images, and of scoring."""
+    rates = 4e10, 8e10, 2e11
+    monkeypatch.setattr("memlib.runs.cost._probe", lambda *settings: rates)
+    return rates
 
 
-def test_an_estimate_reads_well_with_two_digits():
-    e = estimate(EXPERIMENTS["mnist-lr3"], *MNIST, device="cpu", at_once=2, measured=MEASURED)
-    assert e.most_seconds == e.seconds
+def test_an_estimate_adds_the_tasks_of_two_workers(rates):
+    alone, both = cost(TINY, 31, 1, 20, {None: 0}), cost(TINY, 31, 1, 20, {0: 0, 1: 0})
+    e = estimate(TINY, 31, 1, 20, device="cpu", at_once=2)
+    full, repeat = alone.training_flop / rates[1], both.training_flop / 2 / rates[0]
+    score, again = both.scoring_flop / 2 / rates[2], both.rescoring_flop / 2 / rates[2]
+    assert e.training_seconds == pytest.approx(full + 2 * repeat)
+    assert e.scoring_seconds == pytest.approx(2 * score)
+    assert e.seconds == pytest.approx(full + repeat + score)
+    assert e.most_seconds == pytest.approx(full + repeat + score + again) and again > 0
+    rest = estimate(TINY, 31, 1, 20, device="cpu", missing={1: 0})
+    assert rest.seconds == pytest.approx(repeat + score) and rest.cost.models == 3
+
+
+def test_an_estimate_reads_well_with_two_digits(rates):
+    again = dataclasses.replace(EXPERIMENTS["mnist-lr3"], rescoring=3)
+    e = estimate(again, *MNIST, device="cpu", at_once=2)
     lines = [
         "101 models, 84400 steps each",
         "3.8 PFLOP of training, 41 PFLOP of scoring",
-        "1.9 GB of memory, 960 MB of results",
-        "about 2.7 days here (CPU, 2 cores, float32; timed now on a few steps)",
+        "1.9 GB of memory, 960 MB of results, 540 MB of models (memlib prune frees them)",
+        "about 41 h here (CPU, 2 cores, float32; timed now on a few steps)",
+        "up to 4.1 days if every image needs more samples",
         "at least 11 min on an H200 (data sheet)",
     ]
     assert str(e).splitlines() == lines
-    again = dataclasses.replace(EXPERIMENTS["mnist-lr3"], rescoring=3)
-    e = estimate(again, *MNIST, device="cpu", at_once=2, measured=MEASURED)
-    lines.insert(4, "up to 6.9 days if every image needs more samples")
-    assert str(e).splitlines() == lines
     for seconds, memory, text in (
         (0.0123, 0, "0 B of memory 0.012 s"),
-        (99.9, 84, "84 B of memory 100 s"),
-        (125, 999.9, "1 kB of memory 2.1 min"),
+        (99.9, 999.9, "1 kB of memory 100 s"),
         (7100, 123456, "120 kB of memory 120 min"),
         (111111, 2.84e15, "2.8 PB of memory 31 h"),
     ):
         lines = str(dataclasses.replace(e, h200_seconds=seconds, memory=memory)).splitlines()
         shown = lines[2].partition(",")[0], lines[-1].removeprefix("at least ").partition(" on")[0]
         assert " ".join(shown) == text
+    e = estimate(EXPERIMENTS["mnist-lr3"], *MNIST, device="cpu")
+    assert e.most_seconds == e.seconds and "up to" not in str(e)
+
+
+def test_training_and_scoring_have_their_own_bound_on_an_h200(rates):
+    mixed = dataclasses.replace(EXPERIMENTS["mnist-lr3"], precision="bfloat16", scoring_precision="tf32")
+    e = estimate(mixed, *MNIST, device="cpu")
+    training, traffic = e.cost.training_flop / 989e12, e.cost.adam_bytes / 4.8e12
+    assert traffic > training
+    assert e.h200_seconds == pytest.approx(traffic + e.cost.scoring_flop / 495e12)
+    assert e.machine.endswith("bfloat16 and tf32")
 
 
 def test_nothing_is_measured_when_nothing_is_missing(monkeypatch):
-    monkeypatch.setattr("memlib.runs.cost.probe", None)
+    monkeypatch.setattr("memlib.runs.cost._probe", None)
     e = estimate(TINY, 31, 1, 20, device="cpu", missing={})
     assert (str(e), e.seconds, e.h200_seconds) == ("nothing is missing", 0, 0)
 
@@ -179,7 +195,7 @@ def clock(monkeypatch, seconds):
     ],
     ids=["mlp", "conv"],
 )
-def test_a_probe_measures_every_part(monkeypatch, changes):
+def test_an_estimate_measures_every_part(monkeypatch, changes):
     """Where a step of 3 models and 8 images each, and scoring as much as is tried, take 1/64 second."""
     experiment, scored = dataclasses.replace(TINY, **changes), []
 
@@ -190,26 +206,25 @@ def test_a_probe_measures_every_part(monkeypatch, changes):
 
     monkeypatch.setattr("memlib.runs.cost.score_images", score)
     clock(monkeypatch, 1 / 64)
-    found, flops = probe(experiment, 31, 1, device="cpu", at_once=2), flops_per_image(experiment, 1)
-    assert found.training == found.full == 1 / 64 / (3 * 8)
+    found, flops = estimate(experiment, 31, 1, 20, device="cpu"), flops_per_image(experiment, 1)
+    assert found.training_seconds == pytest.approx(found.cost.training_flop / (64 * 3 * 8 * flops.train))
     pairs, S = scored[0]
     assert set(scored) == {(pairs, S)} and (pairs > 1 or S < experiment.num_samples)
-    scale = (flops.encode + experiment.num_samples * flops.decode) / (flops.encode + S * flops.decode)
-    assert found.scoring == pytest.approx(1 / 64 / pairs * scale)
-    assert found.machine == "CPU, 2 cores, float32"
+    rate = 64 * pairs * (flops.encode + S * flops.decode)
+    assert found.scoring_seconds == pytest.approx(found.cost.scoring_flop / rate)
 
 
 @pytest.mark.gpu
-def test_a_probe_on_a_gpu_stacks_repeats():
-    found = probe(dataclasses.replace(TINY, precision="tf32"), 31, 1, device="cuda", at_once=2)
-    assert min(found.training, found.full, found.scoring) > 0 and found.machine.endswith("tf32")
+def test_an_estimate_on_a_gpu_stacks_repeats():
+    found = estimate(dataclasses.replace(TINY, precision="tf32"), 31, 1, 20, device="cuda")
+    assert min(found.training_seconds, found.scoring_seconds) > 0
+    assert found.seconds == pytest.approx(found.training_seconds + found.scoring_seconds)
+    assert found.machine.endswith("tf32 and float32")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_limits_are_what_a_product_and_an_addition_do_in_their_time(monkeypatch, precision):
     """Addition reads two arrays of 2^24 float32 and writes one."""
     clock(monkeypatch, 0.25)
-    torch.set_num_threads(2)
-    limits = machine_limits("cpu", precision, threads=1)
+    limits = machine_limits("cpu", precision)
     assert limits == Limits(flops=4 * 2 * 2**11 * 512 * 1024, bandwidth=4 * 3 * 4 * 2**24)
-    assert torch.get_num_threads() == 2

@@ -1,6 +1,7 @@
 """Encoders and decoders with closed forms: estimates are exact, unbiased, paired."""
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -34,14 +35,14 @@ def prepare(levels):
 EXACT = LINEAR.log_px(prepare(torch.tensor(IMAGES.images))).numpy()
 
 
-def exact_posterior(x):
-    mean, covariance = LINEAR.posterior(x)
-    return MultivariateNormal(mean, covariance)
+def posterior(scale=1):
+    """The exact one, but for so many times its covariance."""
 
+    def q(x):
+        mean, covariance = LINEAR.posterior(x)
+        return MultivariateNormal(mean, scale * covariance)
 
-def wide_posterior(x):
-    mean, covariance = LINEAR.posterior(x)
-    return MultivariateNormal(mean, 2 * covariance)
+    return q
 
 
 def decoder(z):
@@ -49,7 +50,7 @@ def decoder(z):
 
 
 def wide(**options):
-    return LatentModel(wide_posterior, decoder, prepare=prepare, **options)
+    return LatentModel(posterior(2), decoder, prepare=prepare, **options)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def wide(**options):
     ids=["one", "images one by one", "samples one by one", "seven and the rest"],
 )
 def test_the_exact_posterior_gives_the_exact_density_whatever_the_noise(num_samples, batch_size):
-    model = LatentModel(exact_posterior, decoder, num_samples, batch_size=batch_size, prepare=prepare)
+    model = LatentModel(posterior(), decoder, num_samples, batch_size=batch_size, prepare=prepare)
     scored = model.estimate(IMAGES, seed=2**40)
     np.testing.assert_allclose(scored.log_px, EXACT, rtol=1e-10)
     np.testing.assert_allclose(scored.ess, num_samples, rtol=1e-8)
@@ -91,23 +92,17 @@ def test_distributions_may_leave_event_dimensions_as_batch_dimensions():
         mean, covariance = LINEAR.posterior(x)
         return Normal(mean, (3 * covariance.diagonal()).sqrt().expand_as(mean))
 
-    def q(x):
-        return Independent(diagonal(x), 1)
-
-    def p(z):
-        return decoder(z).base_dist
-
-    zeros = torch.zeros(Z).double()
+    zeros, whole = torch.zeros(Z).double(), (lambda x: Independent(diagonal(x), 1), decoder)
+    parts = diagonal, lambda z: decoder(z).base_dist
     priors = None, Normal(zeros, 1.0), MultivariateNormal(zeros, torch.eye(Z).double())
     options = {"prepare": prepare, "num_samples": 32, "batch_size": 7}
-    scores = [
+    first, *others = (
         LatentModel(*pair, prior=prior, **options).log_prob(IMAGES)
-        for pair in [(q, decoder), (diagonal, p)]
-        for prior in priors
-    ]
-    for other in scores[1:]:
-        np.testing.assert_allclose(other, scores[0], rtol=1e-10)
-    assert np.abs(scores[0] - EXACT).mean() < 0.5
+        for pair, prior in itertools.product([whole, parts], priors)
+    )
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-10)
+    assert np.abs(first - EXACT).mean() < 0.5
 
 
 def test_every_channel_and_pixel_of_an_image_and_every_axis_of_a_latent_counts():
@@ -173,35 +168,34 @@ def test_another_prior_counts():
 def test_noise_follows_from_the_seed_alone_and_is_the_same_for_other_models():
     drawn = []
 
-    def q(shift):
-        def encoder(x):
-            class Recorded(Normal):
-                def sample(self, shape):
-                    z = super().sample(shape)
-                    drawn.append((z - shift) / 2)
-                    return z
+    class Recorded(Normal):
+        def sample(self, shape):
+            z = super().sample(shape)
+            drawn.append((z - self.loc) / 2)
+            return z
 
+    def score(shift, seed=0):
+        def q(x):
             return Recorded(torch.full((len(x), Z), shift).double(), 2.0)
 
-        return encoder
+        def noisy(levels):
+            return prepare(levels) + torch.rand(len(levels), D)
 
-    def noisy(levels):
-        return prepare(levels) + torch.rand(len(levels), D)
+        one, other = (LatentModel(q, decoder, 4, None, 10, own, noisy) for own in (seed, seed + 1))
+        drawn.clear()
+        log_px, noise = one.log_prob(IMAGES), drawn.copy()
+        np.testing.assert_array_equal(other.estimate(IMAGES, seed).log_px, log_px)
+        return log_px, noise
 
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    options = {"num_samples": 4, "prepare": noisy, "batch_size": 10}
-    scores = [LatentModel(q(s), decoder, **options).log_prob(IMAGES) for s in (0.0, 3.0)]
+    (scores, one), (_, other) = score(0.0), score(3.0)
     assert torch.equal(torch.get_rng_state(), before), "the caller's generator moved"
-    one, other = drawn[:3], drawn[3:]
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one, other, strict=True))
     assert not torch.allclose(one[0], one[1])  # batches differ
     torch.manual_seed(6)
-    again = LatentModel(q(0.0), decoder, **options)
-    np.testing.assert_array_equal(again.log_prob(IMAGES), scores[0])
-    np.testing.assert_array_equal(again.estimate(IMAGES, 0).log_px, scores[0])
-    assert (again.estimate(IMAGES, 1).log_px.numpy() != scores[0]).all()
-    assert (LatentModel(q(0.0), decoder, seed=1, **options).log_prob(IMAGES) != scores[0]).all()
+    np.testing.assert_array_equal(score(0.0)[0], scores)
+    assert (score(0.0, seed=1)[0] != scores).all()
 
 
 class Perceptron(nn.Module):
@@ -253,15 +247,11 @@ def test_modules_behind_partial_attributes_and_prepare_are_evaluated():
         def __call__(self, levels):
             return prepare(levels)
 
-    def encode(network, x):
-        return network.encode(x)
-
-    pair, scaled, bound, direct = Pair(), Pair(), Perceptron(), Perceptron()
-    modules = [pair.to_z, pair.to_x, scaled.to_z, scaled.to_x, bound, direct]
-    for module in modules:
-        module.train()
-    decode = functools.partial(pair.decode, scale=1.0)
-    LatentModel(functools.partial(encode, bound), decode, 3, prepare=scaled).log_prob(IMAGES)
+    pair, preparing, bound, direct = Pair(), Pair(), Perceptron(), Perceptron()
+    modules = [pair.to_z, pair.to_x, preparing.to_z, preparing.to_x, bound, direct]
+    assert all(module.training for module in modules)
+    encode = functools.partial(lambda network, x: network.encode(x), bound)
+    LatentModel(encode, functools.partial(pair.decode, scale=1.0), 3, prepare=preparing).log_prob(IMAGES)
     LatentModel(pair.encode, functools.partial(direct.decode), 3, prepare=prepare).log_prob(IMAGES)
     assert not any(module.training for module in modules)
 

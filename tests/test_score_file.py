@@ -9,38 +9,19 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import xarray as xr
 
 import memlib
-from memlib.memorization import fold_assignment
 from memlib.runs.score_file import SCHEMA, SCHEMA_VERSION, write_scores
 
-L, K, N = 2, 3, 31
-IMAGES = memlib.load_images("digits").subset(range(40, 40 + N))
+N = 31
+TINY = memlib.variant("digits-lr3", num_images=N, epochs=3, score_every=2, folds=3, repeats=2, num_samples=64)
+IMAGES = TINY.load_images()
 
 
 @pytest.fixture(scope="module")
-def result():
-    """What a run with two scored epochs returns, of random numbers."""
-    rng = np.random.default_rng(0)
-    per_model, per_repeat = ("epoch", "repeat", "fold", "observation"), ("epoch", "repeat", "observation")
-    variables = {
-        "log_px": (per_model, rng.normal(-100, 2, (2, L, K, N))),
-        "fold_of": (
-            per_repeat[1:],
-            np.stack([fold_assignment(N, K, rng) for _ in range(L)]),
-        ),
-        "ess": (per_model, rng.uniform(5, 60, (2, L, K, N)).astype(np.float32)),
-        "khat": (per_repeat, rng.uniform(-1, 2, (2, L, N)).astype(np.float32)),
-        "num_samples": (per_repeat, rng.choice([64, 128], (2, L, N))),
-    }
-    coords = {
-        "epoch": [2, 3],
-        "index": ("observation", IMAGES.index),
-        "label": ("observation", IMAGES.labels),
-    }
-    request = {"train_sha256": IMAGES.sha256, "noise": "paired"}
-    return xr.Dataset(variables, coords, {"request": json.dumps(request), "runs": '[{"seconds": 1}]'})
+def result(tmp_path_factory):
+    """With the epochs 2 and 3."""
+    return memlib.run(TINY, root=tmp_path_factory.mktemp("results"), progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -67,36 +48,27 @@ def test_the_file_says_what_it_answers_and_where_it_comes_from(path, result):
         "memlib.version": importlib.metadata.version("memlib"),
         "memlib.classes": json.dumps(IMAGES.classes),
         "memlib.request": result.request,
-        "memlib.runs.run": result.runs,
+        "memlib.runs": result.runs,
     }
 
 
 def test_the_values_are_the_scores_of_both_estimators_and_their_health_epoch_by_epoch(path, result):
     table = pd.read_parquet(path)
     paper, matched = memlib.memorization(result), memlib.memorization(result, "matched")
-    scores = {name: paper[name] for name in ("U", "V", "M", "U_se", "V_se", "M_se", "M_se_sampling")}
-    scores |= {"U_matched": matched.U, "M_matched": matched.M, "M_matched_se": matched.M_se}
-    scores |= {"gap": paper.gap.mean("repeat"), "p_value": memlib.p_values(result)}
-    scores |= {
-        "khat": result.khat.max("repeat"),
-        "ess": result.ess.min(["repeat", "fold"]),
-        "num_samples": result.num_samples.min("repeat"),
-    }
-    expected = {
-        name: values.transpose("epoch", "observation").values.ravel() for name, values in scores.items()
-    }
-    expected |= {
-        "epoch": [2] * N + [3] * N,
-        "index": IMAGES.index.tolist() * 2,
-        "label": IMAGES.labels.tolist() * 2,
-        "image_sha256": [hashlib.sha256(bytes(image.ravel().tolist())).hexdigest() for image in IMAGES.images]
-        * 2,
-        "models_seen": [2 * 2] * 2 * N,
-        "models_left": [2] * 2 * N,
-    }
-    assert {*table} == {*expected}
+    expected = {name: paper[name] for name in ("U", "V", "M", "U_se", "V_se", "M_se", "M_se_sampling")}
+    expected |= {"U_matched": matched.U, "M_matched": matched.M, "M_matched_se": matched.M_se}
+    expected |= {"gap": paper.gap.mean("repeat"), "p_value": memlib.p_values(result)}
+    expected |= {"khat": result.khat.max("repeat"), "ess": result.ess.min(["repeat", "fold"])}
+    expected |= {"num_samples": result.num_samples.min("repeat")}
     for name, values in expected.items():
-        np.testing.assert_array_equal(table[name], values, err_msg=name)
+        by_epoch = values.transpose("epoch", "observation").values.ravel()
+        np.testing.assert_array_equal(table[name], by_epoch, err_msg=name)
+    assert table.epoch.tolist() == [2] * N + [3] * N
+    assert table["index"].tolist() == IMAGES.index.tolist() * 2
+    assert table.label.tolist() == IMAGES.labels.tolist() * 2
+    hashes = [hashlib.sha256(bytes(image.ravel().tolist())).hexdigest() for image in IMAGES.images]
+    assert table.image_sha256.tolist() == hashes * 2
+    assert (table.models_seen == 2 * 2).all() and (table.models_left == 2).all()
 
 
 @pytest.mark.parametrize(
@@ -119,8 +91,7 @@ def test_what_is_not_known_is_null(tmp_path, result, change, nulls):
     }
 
 
-LABELS = IMAGES.labels.copy()
-LABELS[[4, 7]] = LABELS[[7, 4]]  # 0 and 7
+LABELS = (IMAGES.labels + (np.arange(N) < 2)) % 10  # two others
 
 
 @pytest.mark.parametrize(
@@ -133,8 +104,8 @@ LABELS[[4, 7]] = LABELS[[7, 4]]  # 0 and 7
         ({"index": IMAGES.index + 1}, "others than the result's 31; allowed: experiment.load_images"),
         (
             {"labels": LABELS},
-            "labels of 2 images are others than the result's, that of image 49 is 7 and not 0; "
-            "allowed: images with the result's labels",
+            f"labels of 2 images are others than the result's, that of image {IMAGES.index[0]} is "
+            f"{LABELS[0]} and not {IMAGES.labels[0]}; allowed: images with the result's labels",
         ),
     ],
 )

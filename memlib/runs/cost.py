@@ -1,30 +1,32 @@
 """What an experiment costs: FLOP (2 per multiply-add) and bytes by counting, time by measuring some steps."""
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from memlib.checks import check_range
 from memlib.device import check_precision, choose_device, one_thread, products
 from memlib.ensemble import Ensemble
 from memlib.experiment import Experiment
 from memlib.models import SIDE
 from memlib.runs.store import Member
 from memlib.scoring import BATCH, DEVICE_TILE, NOISE, TILE, score_images
-from memlib.training import adam, fit
+from memlib.training import adam, fit, negative_elbo
 
 # NVIDIA's data sheet of the H200: FLOP/s by precision, without sparsity, and B/s of its memory.
 H200_FLOPS = {"float32": 67e12, "tf32": 495e12, "bfloat16": 989e12}
 H200_BANDWIDTH = 4.8e12
 ADAM_BYTES = 28  # per parameter and step: reads p, g, m, v and writes p, m, v, all float32
 STATE_BYTES = 16  # per parameter: p, g, m, v
-TRIAL_FLOP = 2e9  # of the first steps of a probe: a tenth of a second on a slow core
-PROBE_SECONDS = 0.6  # for training, and again for scoring
+PROBE_FLOP = {"cpu": 5e9, "cuda": 1e12}  # of what a probe times: a quarter of a second on a slow core
 
 
 @dataclass(frozen=True)
@@ -36,34 +38,34 @@ class Flops:
     decode: int
     parameters: int
     outputs: int  # of all layers, numbers
+    model_bytes: int  # of parameters and buffers
 
 
 @functools.lru_cache(maxsize=16)
 def flops_per_image(experiment: Experiment, channels: int) -> Flops:
-    """Count the products and convolutions of one model for one image of 1 or 3 channels.
+    """PyTorch's count of the products and convolutions of one model for one image of 1 or 3 channels.
 
-    The backward pass takes two products for every one of the forward pass, but one in the first layer: the
-    image needs no gradient. Products with zeros, which scoring on a CPU may leave out, count.
+    Products with zeros, which scoring on a CPU may leave out, count.
     """
-    model = experiment.build(channels, torch.Generator()).train(False)
-    flop, outputs = [], [channels * SIDE**2]
+    # on the meta device: of shapes without numbers, so that nothing is computed
+    vae, outputs = experiment.build(channels), [channels * SIDE**2]
+    for layer in vae.modules():
+        if next(layer.children(), None) is None:
+            layer.register_forward_hook(lambda layer, inputs, output: outputs.append(output.numel()))
+    y, eps = (torch.empty(1, size, device="meta") for size in (outputs[0], experiment.latent_dim))
+    model = SimpleNamespace(encode=vae.encoder, decode=vae.decoder, likelihood=vae.likelihood)
 
-    def count(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        outputs.append(output.numel())
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            # every weight is used once per position; a linear layer has one
-            positions = (inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output)[0, 0].numel()
-            flop.append(2 * layer.weight.numel() * positions)
+    def counted(function: Callable[[], object]) -> int:
+        with FlopCounterMode(display=False) as counter:
+            function()
+        return counter.get_total_flops()
 
-    for module in model.modules():
-        if next(module.children(), None) is None:
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        mu, _ = model.encoder(torch.zeros(1, outputs[0]))
-        encode = sum(flop)
-        model.decoder(mu)
-    parameters = sum(p.numel() for p in model.parameters())
-    return Flops(3 * sum(flop) - flop[0], encode, sum(flop) - encode, parameters, sum(outputs))
+    encode, decode = counted(lambda: model.encode(y)), counted(lambda: model.decode(eps))
+    numbers = sum(outputs)  # now that every layer has been called once
+    train = counted(lambda: negative_elbo(model, y, eps).sum().backward())
+    parameters = sum(p.numel() for p in vae.parameters())
+    stored = sum(tensor.nbytes for tensor in vae.state_dict().values())
+    return Flops(train, encode, decode, parameters, numbers, stored)
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,13 @@ class Cost:
     """What is missing of an experiment, counted: totals, unless a comment says otherwise."""
 
     models: int
-    steps: int  # of one model of a repeat; where no repeat is missing, of the model of all images
-    optimizer_steps: int  # of all models
-    training_passes: int  # forward and backward, pairs of image and model
-    scored_pairs: int  # of image and model, S samples each
+    steps: int  # of one model of a repeat; where no repeat is to be trained, of the model of all images
     training_flop: int  # with the losses of validation images
     scoring_flop: int  # with S samples
     rescoring_flop: int  # at most, if Pareto k-hat asks for more samples everywhere
     adam_bytes: int  # moved between memory and processor
-    parameters: int  # of one model
     result_bytes: int  # on disk, of log_px and ess: most of it
+    model_bytes: int  # on disk, of the models that are trained
     cpu_memory: int  # peak in bytes, a bound; see `cost`
     gpu_memory: int
 
@@ -103,7 +102,8 @@ def cost(
         n: training images, of `channels` 1 or 3.
         validation_images: on which the model of all images is evaluated after every epoch.
         missing: repeats to compute, and None for the model of all images, each with the epochs that it has
-            behind it; by default all from the start.
+            behind it; by default all from the start. A repeat that has all of them behind it is scored anew,
+            at the last one.
         at_once: repeats at a time, tasks side by side on a CPU or stacked into one on a GPU.
 
     Raises:
@@ -112,22 +112,24 @@ def cost(
     K, S, B, epochs = experiment.folds, experiment.num_samples, experiment.batch_size, experiment.epochs
     missing = dict.fromkeys([None, *range(experiment.repeats)], 0) if missing is None else missing
     begun = [done for member, done in missing.items() if member is not None]
-    _check("n", n, K)
-    _check("number of repeats", len(begun), 0, experiment.repeats)
-    _check("epochs that are done", max(missing.values(), default=0), 0, epochs)
-    _check("validation_images", validation_images, 0)
-    _check("at_once", at_once, 1)
-    flops, pixels = flops_per_image(experiment, channels), channels * SIDE**2
+    check_range(K, n=n)
+    check_range(0, experiment.repeats, **{"number of repeats": len(begun)})
+    check_range(0, epochs, **{"epochs that are done": max(missing.values(), default=0)})
+    check_range(0, validation_images=validation_images)
+    check_range(1, at_once=at_once)
+    flops, pixels, models = flops_per_image(experiment, channels), channels * SIDE**2, at_once * K
     size = n - math.ceil(n / K)  # of the smallest training set, which sets the number of steps
     steps, full_steps = math.ceil(size / B), math.ceil(n / B)  # of an epoch
     repeat_epochs = sum(epochs - done for done in begun)
-    full_epochs = epochs - missing[None] if None in missing else 0
+    full_epochs = epochs - missing.get(None, epochs)
     training_passes = repeat_epochs * K * size + full_epochs * n
-    loss_passes = full_epochs * validation_images
     optimizer_steps = repeat_epochs * K * steps + full_epochs * full_steps
-    pairs = len(experiment.evaluated_epochs) * K * n  # of a repeat
-    scored_pairs = sum(epoch > done for done in begun for epoch in experiment.evaluated_epochs) * K * n
-    models = at_once * K
+    losses = full_epochs * validation_images
+    evaluated = experiment.evaluated_epochs
+    pairs = len(evaluated) * K * n  # of a repeat
+    scored_pairs = sum(max(1, sum(epoch > done for epoch in evaluated)) for done in begun) * K * n
+    stored_pairs = sum(len(evaluated) if done < epochs else 1 for done in begun) * K * n
+    trained = sum(done < epochs for done in begun) * K + (full_epochs > 0)
 
     def memory(copies: int, tile: int) -> int:
         decoded = max(tile, models * pixels) // pixels * flops.outputs
@@ -141,25 +143,16 @@ def cost(
 
     return Cost(
         models=len(begun) * K + (None in missing),
-        steps=epochs * (steps if begun else full_steps * (None in missing)),
-        optimizer_steps=optimizer_steps,
-        training_passes=training_passes,
-        scored_pairs=scored_pairs,
-        training_flop=training_passes * flops.train + loss_passes * (flops.encode + flops.decode),
+        steps=epochs * (steps if repeat_epochs else full_steps * (full_epochs > 0)),
+        training_flop=training_passes * flops.train + losses * (flops.encode + flops.decode),
         scoring_flop=scored_pairs * (flops.encode + S * flops.decode),
         rescoring_flop=scored_pairs * (experiment.most_samples - S) * flops.decode,
         adam_bytes=ADAM_BYTES * flops.parameters * optimizer_steps,
-        parameters=flops.parameters,
-        result_bytes=8 * len(begun) * pairs,
+        result_bytes=8 * stored_pairs,
+        model_bytes=trained * flops.model_bytes,
         cpu_memory=max(memory(at_once, at_once * TILE), 2 * 8 * experiment.repeats * pairs),
         gpu_memory=memory(1, DEVICE_TILE),
     )
-
-
-def _check(name: str, value: int, least: int, most: float = math.inf) -> None:
-    if not least <= value <= most:
-        allowed = f"{least} or more" if most == math.inf else f"{least} to {most}"
-        raise ValueError(f"{name} is {value}; allowed: {allowed}")
 
 
 @dataclass(frozen=True)
@@ -170,113 +163,77 @@ class Limits:
     bandwidth: float
 
 
-def machine_limits(device: str | None = None, precision: str = "float32", threads: int = 0) -> Limits:
-    """Measure the two limits of a device, in well under a second.
+def machine_limits(device: str | None = None, precision: str = "float32") -> Limits:
+    """Measure the two limits of a device, on a CPU with the threads that PyTorch has, in well under a second.
 
     Args:
         device: as in `memlib.run`.
         precision: of the product, (many, 512) by (512, 1024): float32, tf32 (only on a GPU) or bfloat16.
-        threads: of PyTorch on the CPU; 0 means as many as it is set to.
 
     Raises:
-        ValueError: a device that is not there, a precision that it has not, or threads < 0.
+        ValueError: a device that is not there, or a precision that it has not.
     """
-    where, before = choose_device(device), torch.get_num_threads()
+    where = choose_device(device)
     check_precision(precision, where)
-    _check("threads", threads, 0)
     rows, length = (2**16, 2**27) if where.type == "cuda" else (2**11, 2**24)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    torch.set_num_threads(threads or before)
-    try:
-        with torch.no_grad(), products(precision, where):
-            a, b = (torch.rand(shape, device=where).to(dtype) for shape in ((rows, 512), (512, 1024)))
-            product = _median_seconds(lambda: a @ b, where)
-            x, y = torch.ones(2, length, device=where)
-            addition = _median_seconds(lambda: x.add_(y), where)
-    finally:
-        torch.set_num_threads(before)
+    with torch.no_grad(), products(precision, where):
+        a, b = (torch.rand(shape, device=where).to(dtype) for shape in ((rows, 512), (512, 1024)))
+        product = _median_seconds(lambda: a @ b, where)
+        x, y = torch.ones(2, length, device=where)
+        addition = _median_seconds(lambda: x.add_(y), where)
     return Limits(flops=2 * rows * 512 * 1024 / product, bandwidth=3 * x.nbytes / addition)
 
 
-def _median_seconds(function: Callable[[], object], device: torch.device, seconds: float = 0.1) -> float:
-    """Median over two calls or more, for about `seconds`, after one that warms up."""
-    times = []
-    while len(times) < 3 or sum(times) < seconds:
-        started = _now(device)
+def _median_seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Median over two calls or more, for about a tenth of a second, after one that warms up."""
+    wait, times = torch.get_device_module(device).synchronize, []
+    while len(times) < 3 or sum(times) < 0.1:
+        started = time.perf_counter()
         function()
-        times.append(_now(device) - started)
+        wait(device)
+        times.append(time.perf_counter() - started)
     return float(np.median(times[1:]))
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+def _probe(
+    e: Experiment, n: int, channels: int, device: torch.device, at_once: int
+) -> tuple[float, float, float]:
+    """FLOP/s of real steps of training a task's repeats, of training the model of all images, and of scoring.
 
-
-@dataclass(frozen=True)
-class Probe:
-    """Seconds of real steps of one task, and where that was measured."""
-
-    training: float  # per image and model of a repeat
-    full: float  # per image, of the model of all images
-    scoring: float  # per image and model, S samples
-    machine: str
-
-
-def probe(
-    experiment: Experiment, n: int, channels: int, device: str | None = None, at_once: int = 1
-) -> Probe:
-    """Time real steps of training and of scoring on random images, for a second and a half.
-
-    On a CPU on one core, as a task of a run has it, but without its neighbors; it takes fewer models than a
-    repeat has, then fewer images, then fewer samples, where a step is slow; time is in proportion. Nothing is
-    compiled. The models are new: a CPU scores trained perceptrons up to a third faster, as it skips units
-    that are off. Arguments and errors are those of `cost` and `estimate`.
+    It takes a second or two, and random images. On a CPU on one core, as a task of a run has it, but without
+    its neighbors, with fewer models than a repeat has, then fewer images, then fewer samples where a step is
+    much work. Nothing is compiled. The models are new: a CPU scores trained perceptrons up to a third faster,
+    as it skips units that are off.
     """
-    where, K = choose_device(device), experiment.folds
-    _check("n", n, K)
-    _check("at_once", at_once, 1)
-    models, machine = K, f"CPU, {at_once} core{'s' * (at_once > 1)}"
-    if where.type == "cuda":
-        models, machine = at_once * K, torch.cuda.get_device_name(where)
-    batch = min(experiment.batch_size, n - math.ceil(n / K))
-    with one_thread():
-        seconds = _measure(experiment, channels, where, batch, models)
-    return Probe(*seconds, machine=f"{machine}, {experiment.precision}")
-
-
-def _measure(e: Experiment, channels: int, device: torch.device, batch: int, models: int) -> list[float]:
-    """`training`, `full` and `scoring` of a `Probe`."""
     flops, cuda, rng = flops_per_image(e, channels), device.type == "cuda", np.random.default_rng(0)
-    vae = e.build(channels, torch.Generator().manual_seed(0))
-    steps = 7 if cuda else 4  # of which three count; on a GPU three run as they are, and one is recorded
-    shape = (max(BATCH, steps * batch), channels, SIDE, SIDE)
-    images = torch.tensor(rng.integers(0, 256, shape, dtype=np.uint8), device=device)
+    batch, steps = min(e.batch_size, n - math.ceil(n / e.folds)), 16 if cuda else 1
+    repeats = at_once if cuda else 1
+    noise = [torch.Generator(device) for _ in range(repeats)]
+    shape = max(BATCH, steps * batch), channels, SIDE, SIDE
+    images = torch.randint(256, shape, generator=noise[0], dtype=torch.uint8, device=device)
+    vae = e.build(channels, torch.Generator())
 
-    noise = [torch.Generator(device) for _ in range(max(1, models // e.folds))]
+    def training_rate(count: int, size: int, noise: list[torch.Generator]) -> float:
+        """Of epochs of a few steps; the first, in which a GPU's steps are recorded, does not count."""
+        model, sets = Ensemble.stack([vae] * count, device, e.precision), [np.arange(steps * size)] * count
+        settings = {"epochs": itertools.count(), "batch_size": size, "flip": e.flip}
+        streams = {"order": [rng] * len(noise), "noise": noise}
+        epochs = fit(model, adam(model, 1e-4), images, sets, **settings, **streams)
+        return steps * count * size * flops.train / _median_seconds(lambda: next(epochs), device)
 
-    def pass_seconds(count: int, size: int, noise: list[torch.Generator]) -> float:
-        model, ends = Ensemble.stack([vae] * count, device, e.precision), []
-        sets, streams = [np.arange(steps * size)] * count, {"order": [rng] * len(noise), "noise": noise}
-        settings = {"epochs": [1], "batch_size": size, "flip": e.flip}
-        optimizer, tick = adam(model, 1e-4), lambda count: ends.append(_now(device))
-        next(fit(model, optimizer, images, sets, **settings, **streams, tick=tick))
-        return np.median(np.diff(ends[-4:])) / (count * size)
-
-    trial = batch if cuda else int(np.clip(TRIAL_FLOP / flops.train, 1, batch))
-    full = pass_seconds(1, trial, noise[:1])
-    affordable = math.inf if cuda else PROBE_SECONDS / 4 / full  # images times models of a step
-    count, size = np.clip([affordable / batch, affordable], 1, [models, batch]).astype(int).tolist()
-    training = pass_seconds(count, size, noise)
-    # on a CPU the models of a task are scored one after the other
-    model = Ensemble.stack([vae] * (models if cuda else 1), device, e.precision)
-    flop = PROBE_SECONDS / 4 / training * flops.train / len(model)  # of a call, if as fast as training
-    S = int(np.clip(flop / flops.decode, 1, e.num_samples))
-    x = images[: int(np.clip(flop / (flops.encode + S * flops.decode), 1, BATCH))]
-    seconds = _median_seconds(lambda: score_images(model, x, S, noise), device, PROBE_SECONDS)
-    scale = (flops.encode + e.num_samples * flops.decode) / (flops.encode + S * flops.decode)
-    return [training, full if cuda else training, seconds / (len(model) * len(x)) * scale]
+    with one_thread():
+        pairs = math.inf if cuda else PROBE_FLOP["cpu"] / flops.train
+        count, size = np.clip([pairs / batch, pairs], 1, [repeats * e.folds, batch]).astype(int).tolist()
+        training = training_rate(count, size, noise)
+        full = training_rate(1, batch, noise[:1]) if cuda else training
+        # on a CPU the models of a task are scored one after the other
+        model = Ensemble.stack([vae] * (repeats * e.folds if cuda else 1), device, e.scoring_precision)
+        flop = PROBE_FLOP[device.type] / len(model)
+        S = int(np.clip(flop / flops.decode, 1, e.num_samples))
+        x = images[: int(np.clip(flop / (flops.encode + S * flops.decode), 1, BATCH))]
+        seconds = _median_seconds(lambda: score_images(model, x, S, noise), device)
+    return training, full, len(model) * len(x) * (flops.encode + S * flops.decode) / seconds
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:
@@ -292,7 +249,9 @@ class Estimate:
     """What is missing of an experiment, with time and memory; as text, with two significant digits."""
 
     cost: Cost
-    seconds: float  # on this machine, with S samples for every image
+    training_seconds: float  # on this machine, of all tasks one after the other
+    scoring_seconds: float  # the same, with S samples for every image
+    seconds: float  # until all is done, with as many tasks at once as asked for
     most_seconds: float  # the same if every image needs more samples
     memory: int  # peak in bytes on this machine, a bound
     machine: str
@@ -302,22 +261,24 @@ class Estimate:
         c = self.cost
         if not c.models:
             return "nothing is missing"
-        training, scoring = _quantity(c.training_flop, "FLOP"), _quantity(c.scoring_flop, "FLOP")
+        training, scoring, memory, results, models = map(
+            _quantity, (c.training_flop, c.scoring_flop, self.memory, c.result_bytes, c.model_bytes)
+        )
+        stored = f", {models}B of models (memlib prune frees them)" if c.model_bytes else ""
         longest = f"up to {_duration(self.most_seconds)} if every image needs more samples\n"
-        more = longest if c.rescoring_flop else ""
         return (
-            f"{c.models} model{'s' * (c.models > 1)}, {c.steps} steps each\n"
-            f"{training} of training, {scoring} of scoring\n"
-            f"{_quantity(self.memory, 'B')} of memory, {_quantity(c.result_bytes, 'B')} of results\n"
+            f"{c.models} model{'s' * (c.models > 1)}, {f'{c.steps} steps each' if c.steps else 'trained'}\n"
+            f"{training}FLOP of training, {scoring}FLOP of scoring\n"
+            f"{memory}B of memory, {results}B of results{stored}\n"
             f"about {_duration(self.seconds)} here ({self.machine}; timed now on a few steps)\n"
-            f"{more}"
+            f"{longest if c.rescoring_flop else ''}"
             f"at least {_duration(self.h200_seconds)} on an H200 (data sheet)"
         )
 
 
-def _quantity(value: float, unit: str) -> str:
+def _quantity(value: float) -> str:
     power = int(math.log10(max(float(f"{value:.2g}"), 1))) // 3
-    return f"{float(f'{value / 1000**power:.2g}'):g} {['', *'kMGTPEZY'][power]}{unit}"
+    return f"{float(f'{value / 1000**power:.2g}'):g} {['', *'kMGTPEZY'][power]}"
 
 
 def _duration(seconds: float) -> str:
@@ -335,37 +296,40 @@ def estimate(
     device: str | None = None,
     missing: Mapping[Member, int] | None = None,
     at_once: int | None = None,
-    measured: Probe | None = None,
 ) -> Estimate:
-    """Count and time what is missing of an experiment.
+    """Count what is missing of an experiment, and time a few of its steps for a second or two.
 
     An H200 that reaches its data sheet needs at least: for training the longer of arithmetic and Adam's
     memory traffic, then for scoring the arithmetic.
 
     Args:
         device: as in `memlib.run`.
-        at_once: as in `cost`, by default as many as PyTorch has threads, on a GPU all that are missing.
-        measured: what `probe` returned, by default it is called; the rest as in `cost`, errors too.
+        at_once: as in `cost`, by default as many as PyTorch has threads, on a GPU all that are missing; the
+            rest as in `cost`, errors too.
     """
-    where, flops = choose_device(device), flops_per_image(experiment, channels)
-    cuda, peak = where.type == "cuda", H200_FLOPS[experiment.precision]
+    where, sizes = choose_device(device), (n, channels, validation_images)
+    cuda, precisions = where.type == "cuda", (experiment.precision, experiment.scoring_precision)
     missing = dict.fromkeys([None, *range(experiment.repeats)], 0) if missing is None else missing
     tasks = len(missing) - (cuda and None in missing)
     at_once = max(1, min(tasks, at_once or (tasks if cuda else torch.get_num_threads())))
-    sizes = n, channels, validation_images
     c = cost(experiment, *sizes, missing, at_once)
-    m = measured or (probe(experiment, n, channels, str(where), at_once) if c.models else Probe(0, 0, 0, ""))
-
-    def seconds(member: Member, done: int, rescored: bool) -> float:
+    machine = torch.cuda.get_device_name(where) if cuda else f"CPU, {at_once} core{'s' * (at_once > 1)}"
+    rates = _probe(experiment, n, channels, where, at_once) if missing else (1.0, 1.0, 1.0)
+    training, scoring, more = [], [], []  # seconds by task
+    for member, done in missing.items():
         own = cost(experiment, *sizes, {member: done})
-        if member is None:
-            return m.full * own.training_flop / flops.train  # losses included
-        more = rescored and own.scoring_flop and own.rescoring_flop / own.scoring_flop
-        return m.training * own.training_passes + m.scoring * own.scored_pairs * (1 + more)
-
-    last, longest = (
-        makespan([seconds(*begun, rescored) for begun in missing.items()], 1 if cuda else at_once)
-        for rescored in (False, True)
+        training.append(own.training_flop / rates[member is None])
+        scoring.append(own.scoring_flop / rates[2])
+        more.append(own.rescoring_flop / rates[2])
+    workers, peaks = 1 if cuda else at_once, [H200_FLOPS[precision] for precision in precisions]
+    return Estimate(
+        cost=c,
+        training_seconds=sum(training),
+        scoring_seconds=sum(scoring),
+        seconds=makespan(np.add(training, scoring), workers),
+        most_seconds=makespan(np.add(training, scoring) + more, workers),
+        memory=c.gpu_memory if cuda else c.cpu_memory,
+        machine=f"{machine}, {' and '.join(dict.fromkeys(precisions))}",
+        h200_seconds=max(c.training_flop / peaks[0], c.adam_bytes / H200_BANDWIDTH)
+        + c.scoring_flop / peaks[1],
     )
-    h200_seconds = max(c.training_flop / peak, c.adam_bytes / H200_BANDWIDTH) + c.scoring_flop / peak
-    return Estimate(c, last, longest, c.gpu_memory if cuda else c.cpu_memory, m.machine, h200_seconds)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints
 from torch.distributions.constraints import Constraint
 
+from memlib.checks import check_whole
 from memlib.data import ImageSet
 from memlib.scoring import LogProb, summary
 
@@ -73,9 +74,8 @@ class LatentModel:
         for name, function in (("encoder", encoder), ("decoder", decoder), ("prepare", prepare)):
             if not callable(function):
                 raise ValueError(f"{name} is a {type(function).__name__}; allowed: a module or a function")
-        for name, value, least in (("num_samples", num_samples, 1), ("batch_size", batch_size, 1)):
-            _check_whole(name, value, least)
-        _check_whole("seed", seed, 0)
+        check_whole(1, num_samples=num_samples, batch_size=batch_size)
+        check_whole(0, seed=seed)
         if not (prior is None or isinstance(prior, Distribution)):
             kind = type(prior).__name__
             raise ValueError(f"prior is a {kind}; allowed: None, or a torch.distributions.Distribution")
@@ -98,23 +98,19 @@ class LatentModel:
             `log_px` in nats, `ess`, `khat` and `num_samples`, each (n,), on the CPU.
 
         Raises:
-            ValueError: images of another type, parameters on another device than a CPU or CUDA,
-                distributions that do not fit what they are of, or densities in 16-bit floating point.
+            ValueError: parameters on another device than a CPU or CUDA, distributions that do not fit what
+                they are of, or densities in 16-bit floating point.
         """
-        if not isinstance(images, ImageSet):
-            raise ValueError(f"images is a {type(images).__name__}; allowed: an ImageSet")
         for module in self._modules():
             module.eval()
         device = self.device
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f"the model's parameters are on {str(device)!r}; allowed: a CPU or CUDA device")
+        gpus = [device] if device.type == "cuda" else []
         # not torch.manual_seed, which seeds those of all devices
-        generators = [torch.default_generator]
-        if device.type == "cuda":
-            generators.append(torch.cuda.default_generators[device.index])
-        streams = np.random.default_rng(self.seed if seed is None else seed)
-        parts = []
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        generators = [torch.default_generator, *(torch.cuda.default_generators[gpu.index] for gpu in gpus)]
+        streams, parts = np.random.default_rng(self.seed if seed is None else seed), []
+        with torch.random.fork_rng(gpus):
             for start in range(0, len(images), self.batch_size):
                 # any distribution can sample, but only from the global generators
                 own = int(streams.integers(2**63))
@@ -165,27 +161,25 @@ class LatentModel:
 
     def _prior_of(self, z: Tensor, q: Distribution) -> Distribution:
         """The prior of latents (S, B, ...) from q, with all but their first two dimensions as event."""
-        shape = z.shape[2:]
-        kind, support = _kind_and_support(q)
+        shape, support = z.shape[2:], _support(q)
         if self.prior is None:
             if not isinstance(support, type(constraints.real)):
                 raise ValueError(
-                    f"prior is None, and latents of the encoder's {kind} have the support {support}; "
-                    "allowed: a prior for them, or latents with the support Real()"
+                    f"prior is None, and the encoder's latents have the support {support}; allowed: a prior "
+                    "for them, or latents with the support Real()"
                 )
             return Independent(Normal(torch.zeros(shape, dtype=z.dtype, device=z.device), 1.0), len(shape))
-        own = self.prior.batch_shape + self.prior.event_shape
+        own, own_support = self.prior.batch_shape + self.prior.event_shape, _support(self.prior)
         if own != shape:
             raise ValueError(
                 f"prior is over the shape {tuple(own)}, and the encoder's latents have the shape "
                 f"{tuple(shape)}; allowed: the same"
             )
-        own_kind, own_support = _kind_and_support(self.prior)
-        if None not in (support, own_support) and support.is_discrete != own_support.is_discrete:
-            words = {True: "discrete", False: "continuous"}
+        # a density of discrete latents would be computed without a word
+        if support and own_support and support.is_discrete != own_support.is_discrete:
             raise ValueError(
-                f"prior is a {own_kind}, which is {words[own_support.is_discrete]}, and the encoder's {kind} "
-                f"is {words[support.is_discrete]}; allowed: both discrete, or both continuous"
+                f"prior has the support {own_support}, and the encoder's latents {support}; allowed: both "
+                "discrete, or both continuous"
             )
         return Independent(self.prior, len(self.prior.batch_shape))
 
@@ -204,17 +198,15 @@ def _one_each(name: str, distribution: Distribution, count: int) -> Distribution
     return Independent(distribution, len(batch) - 1)
 
 
-def _kind_and_support(distribution: Distribution) -> tuple[str, Constraint | None]:
-    """The name of a distribution and the support of its parts; None where it states none."""
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
+def _support(distribution: Distribution) -> Constraint | None:
+    """Where its numbers are, one by one; None where it does not say."""
     try:
         support = distribution.support
     except NotImplementedError:
-        return type(distribution).__name__, None
+        return None
     while hasattr(support, "base_constraint"):  # of vectors and of mixtures
         support = support.base_constraint
-    return type(distribution).__name__, support
+    return support
 
 
 def _nats(name: str, distribution: Distribution, values: Tensor) -> Tensor:
@@ -229,8 +221,3 @@ def _nats(name: str, distribution: Distribution, values: Tensor) -> Tensor:
 
 def _scaled(levels: Tensor) -> Tensor:
     return levels.float() / 255
-
-
-def _check_whole(name: str, value: int, least: int) -> None:
-    if type(value) is not int or value < least:
-        raise ValueError(f"{name} is {value!r}; allowed: a whole number, {least} or more")

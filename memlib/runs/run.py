@@ -278,8 +278,10 @@ def _check_stored(job: Job, device: str | None) -> None:
 
 def _begun(job: Job, members: list[Member]) -> dict[Member, int]:
     """The epochs that members have behind them."""
-    checkpoints = job.folder / "checkpoints"
-    return {m: max(store.epochs_of(checkpoints, m), default=0) for m in members if not job.is_trained(m)}
+    checkpoints, epochs = job.folder / "checkpoints", job.experiment.epochs
+    return {
+        m: epochs if job.is_trained(m) else max(store.epochs_of(checkpoints, m), default=0) for m in members
+    }
 
 
 def _sizes(sets: tuple[ImageSet, ImageSet]) -> tuple[int, int, int]:

@@ -69,26 +69,23 @@ def score_table(result: xr.Dataset, images: ImageSet) -> pd.DataFrame:
     check_images(result, images)
     paper, matched = memorization(result), memorization(result, "matched")
     L, K = result.sizes["repeat"], result.sizes["fold"]
-    columns = {
+    columns = {  # with the coordinates epoch, index and label
+        "image_sha256": ("observation", [hashlib.sha256(x.tobytes()).hexdigest() for x in images.images]),
         **{name: paper[name] for name in _NATS if name in paper},
         "U_matched": matched.U,
         "M_matched": matched.M,
         "M_matched_se": matched.M_se,
         "gap": paper.gap.mean("repeat"),
         "p_value": p_values(result),
-        **_health(result, xr.full_like(paper.M, np.nan)),
+        **dict.fromkeys(("khat", "ess", "num_samples"), np.nan),
+        "models_seen": L * (K - 1),
+        "models_left": L,
     }
-    epochs, n = result.sizes["epoch"], result.sizes["observation"]
-    rows = {name: column.transpose("epoch", "observation").values.ravel() for name, column in columns.items()}
-    rows |= {
-        "epoch": np.repeat(result.epoch.values, n),
-        "index": np.tile(images.index, epochs),
-        "image_sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in images.images] * epochs,
-        "label": np.tile(images.labels, epochs),
-        "models_seen": np.full(epochs * n, L * (K - 1)),
-        "models_left": np.full(epochs * n, L),
-    }
-    return pd.DataFrame({name: rows[name] for name in SCHEMA})
+    if "khat" in result:  # the worst of all models
+        columns["khat"] = result.khat.max("repeat")
+        columns["ess"] = result.ess.min(("repeat", "fold"))
+        columns["num_samples"] = result.num_samples.min("repeat")
+    return xr.Dataset(columns).to_dataframe(["epoch", "observation"]).reset_index()[list(SCHEMA)]
 
 
 def check_images(result: xr.Dataset, images: ImageSet) -> None:
@@ -111,17 +108,6 @@ def check_images(result: xr.Dataset, images: ImageSet) -> None:
         )
 
 
-def _health(result: xr.Dataset, missing: xr.DataArray) -> dict[str, xr.DataArray]:
-    """The worst of the importance weights' health, (epoch, observation); `missing` without such weights."""
-    if "khat" not in result:
-        return dict.fromkeys(("khat", "ess", "num_samples"), missing)
-    return {
-        "khat": result.khat.max("repeat"),
-        "ess": result.ess.min(("repeat", "fold")),
-        "num_samples": result.num_samples.min("repeat"),
-    }
-
-
 def write_scores(path: str | Path, result: xr.Dataset, images: ImageSet) -> None:
     """Write `score_table` as a Parquet file that describes itself.
 
@@ -140,27 +126,25 @@ def write_scores(path: str | Path, result: xr.Dataset, images: ImageSet) -> None
         pa.field(name, column.type, metadata={"unit": column.unit, "text": column.text})
         for name, column in SCHEMA.items()
     ]
+    floats = [name for name, column in SCHEMA.items() if pa.types.is_floating(column.type)]
     about = {
         "memlib.schema_version": str(SCHEMA_VERSION),
         "memlib.version": importlib.metadata.version("memlib"),
         "memlib.classes": json.dumps(images.classes),
         "memlib.request": result.request,
-        "memlib.runs.run": result.runs,
+        "memlib.runs": result.runs,
     }
     schema = pa.schema(fields, metadata=about)
     table = pa.Table.from_pandas(score_table(result, images), schema=schema, preserve_index=False)
+    table = table.replace_schema_metadata(about)  # without that of pandas
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # bytes of floats of equal place lie together, which compresses better
+    compact = {
+        "use_dictionary": [name for name in SCHEMA if name not in floats],
+        "use_byte_stream_split": floats,
+    }
     try:
-        # bytes of floats of equal place lie together, which compresses better
-        floats = [name for name, column in SCHEMA.items() if pa.types.is_floating(column.type)]
-        whole = [name for name in SCHEMA if name not in floats]
-        pq.write_table(
-            table.replace_schema_metadata(about),
-            part,
-            compression="zstd",
-            use_dictionary=whole,
-            use_byte_stream_split=floats,
-        )
+        pq.write_table(table, part, compression="zstd", **compact)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

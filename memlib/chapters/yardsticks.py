@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from memlib.checks import check_range
+from memlib.checks import check_one_of, check_range
 from memlib.metrics import samples as metrics
 from memlib.metrics.mifid import frechet_distance, memorization_distance, moments, penalized_fid
 from memlib.metrics.neighbors import nearest
@@ -214,8 +214,5 @@ def noticed(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.DataFrame:
 
 def _sides(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.Series:
     ours, theirs = (t.attrs.get("images") for t in (table, perfect))
-    if ours != theirs:
-        raise ValueError(
-            f"generators have {ours} images, perfect ones {theirs}; allowed: as many, as FID depends on it"
-        )
+    check_one_of([theirs], **{"the number of the generators' images, which FID depends on,": ours})
     return pd.Series(SIDES)

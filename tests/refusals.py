@@ -25,7 +25,7 @@ from tinybook import notebook, write_book
 
 import memlib
 from book._ext import build as book
-from book._ext import dark, pages, staging
+from book._ext import extension, pages
 from memlib import inference
 from memlib.chapters import competition, exact, explorer, planted, yardsticks
 from memlib.memorization import fold_assignment, memorization_scores
@@ -124,8 +124,7 @@ NAMES = {
     "mifid": mifid,
     "detection": detection,
     "samples": samples,
-    "dark": dark,
-    "staging": staging,
+    "extension": extension,
     "yardsticks": yardsticks,
     "features": features,
     "competition": competition,

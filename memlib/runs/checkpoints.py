@@ -20,18 +20,14 @@ class Checkpoints:
     """The checkpoint files of a run, of every member the newest `KEPT`.
 
     Attributes:
-        run: the run's folder.
+        folder: where they are.
         request: what determines its training.
         device: "cpu" or "cuda", where the members compute.
     """
 
-    run: Path
+    folder: Path
     request: Mapping[str, Any]
     device: str
-
-    @property
-    def folder(self) -> Path:
-        return self.run / "checkpoints"
 
     def write(self, member: Member, state: TrainState, i: int) -> None:
         """Keep member i of those that train, and give up what is older than `KEPT` checkpoints."""

@@ -85,7 +85,8 @@ def _digest(request: Mapping[str, Any]) -> str:
 
 def training_folder(root: str | Path | None, request: Mapping[str, Any]) -> Path:
     """Where a training lives: named by the data set and the hash of all that determines it."""
-    return results_root(root) / f"{request['images']}-{_digest(request)}"
+    name = re.sub(r"[^\w.-]", "_", request["images"])  # of images at hand, which may be any text
+    return results_root(root) / f"{name}-{_digest(request)}"
 
 
 def training_part(request: Mapping[str, Any]) -> Record:
@@ -245,13 +246,14 @@ def check(path: Path, request: Mapping[str, Any]) -> Record:
 
 
 def write_request(folder: Path, request: Mapping[str, Any]) -> None:
-    """Write down, once, what a folder's results answer; until a result is there, nothing else tells."""
-    path = folder / REQUEST
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{REQUEST}.{socket.gethostname()}-{os.getpid()}.part")
-        part.write_text(json.dumps(dict(request), indent=1), "utf-8")
-        part.replace(path)
+    """Write down what a folder's results answer; until a result is there, nothing else tells.
+
+    What a process that was killed has left half written is written again.
+    """
+    path, text = folder / REQUEST, json.dumps(dict(request), indent=1)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text("utf-8") != text:
+        path.write_text(text, "utf-8")
 
 
 def lock_path(path: Path) -> Path:

@@ -194,6 +194,19 @@ def test_more_repeats_are_added_to_those_that_are_there(stored, copied):
     assert len(files) == 3 and all(p.stat().st_mtime_ns == before for p, before in files.items())
 
 
+def test_models_that_are_trained_anew_are_scored_anew(stored, copied):
+    """Scores of the models that are lost are not mixed with those of others, of whatever settings."""
+    run(dataclasses.replace(TINY, num_samples=5), root=copied.parent, progress=False)
+    store.member_path(copied, 0).unlink()
+    old = [*copied.glob("scores-*/repeat-000*")]
+    for path in old:
+        record = store.read_record(path)
+        arrays, _ = store.read(path, record["request"])
+        store.write(path, {name: array + 1 for name, array in arrays.items()}, record)
+    equal(run(TINY, root=copied.parent, progress=False), stored[1])
+    assert len(old) == 3 and sum(path.exists() for path in old) == 2
+
+
 def test_what_a_process_killed_before_tidying_left_is_removed(copied):
     path = store.epoch_path(copied / "checkpoints", 0, 2)
     path.parent.mkdir(exist_ok=True)

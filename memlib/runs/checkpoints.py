@@ -34,10 +34,9 @@ class Checkpoints:
         epoch, arrays, facts = state.snapshot(i)
         record = {"request": dict(self.request), "run": {"device": self.device, **facts}}
         store.write(store.epoch_path(self.folder, member, epoch), arrays, record)
-        epochs = store.epochs_of(self.folder, member)
-        later = [other for other in epochs if other > epoch]  # no use, or this would not come again
-        for other in [*later, *epochs[len(later) + KEPT :]]:
-            store.epoch_path(self.folder, member, other).unlink(missing_ok=True)
+        store.remove(self.folder, member, after=epoch)  # of no use, or this one would not come again
+        for older in store.epochs_of(self.folder, member)[KEPT:]:
+            store.epoch_path(self.folder, member, older).unlink(missing_ok=True)
 
     def newest(self, member: Member) -> Snapshot | None:
         """The newest checkpoint that is whole; damaged ones are reported and passed over.

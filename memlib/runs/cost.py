@@ -315,12 +315,12 @@ def estimate(
     c = cost(experiment, *sizes, missing, to_score, at_once)
     machine = torch.cuda.get_device_name(where) if cuda else f"CPU, {at_once} core{'s' * (at_once > 1)}"
     rates = _probe(experiment, n, channels, where, at_once) if missing else (1.0, 1.0, 1.0)
-    training, scoring, more = [], [], []  # seconds by task
-    for member, done in missing.items():
-        own = cost(experiment, *sizes, {member: done}, {member: to_score.get(member, 0)})
-        training.append(own.training_flop / rates[member is None])
-        scoring.append(own.scoring_flop / rates[2])
-        more.append(own.rescoring_flop / rates[2])
+    tasks = {m: cost(experiment, *sizes, {m: done}, {m: to_score.get(m, 0)}) for m, done in missing.items()}
+    training = [own.training_flop / rates[member is None] for member, own in tasks.items()]
+    scoring, more = (
+        [getattr(own, kind) / rates[2] for own in tasks.values()]
+        for kind in ("scoring_flop", "rescoring_flop")
+    )
     workers, peaks = 1 if cuda else at_once, [H200_FLOPS[precision] for precision in precisions]
     return Estimate(
         cost=c,

@@ -187,7 +187,7 @@ def remaining(
     at_once = _workers(job, missing, where)
     if where.type == "cuda":
         at_once = max(map(len, _groups(job, missing, where)), default=1)
-    return estimate(experiment, *_sizes(job), **_left(job, missing), device=str(where), at_once=at_once)
+    return estimate(**_left(job, missing), device=str(where), at_once=at_once)
 
 
 def prune(experiment: Experiment, *, root: str | Path | None = None) -> int:
@@ -265,20 +265,17 @@ def _check_stored(job: Job, device: str | None) -> None:
             store.read(store.epoch_path(job.scores, member, epoch), job.scoring)
 
 
-def _sizes(job: Job) -> tuple[int, int, int]:
-    images, held_out = job.sets
-    return len(images), images.channels, len(held_out)
-
-
 def _left(job: Job, missing: dict[Member, int]) -> dict[str, Any]:
     """What is missing, as `cost` takes it."""
-    trained = [member for member in missing if job.is_trained(member)]
-    return {"missing": missing, "to_score": {member: len(job.to_score(member)) for member in trained}}
+    images, held_out = job.sets
+    sizes = {"n": len(images), "channels": images.channels, "validation_images": len(held_out)}
+    to_score = {member: len(job.to_score(member)) for member in missing if job.is_trained(member)}
+    return {"experiment": job.experiment, **sizes, "missing": missing, "to_score": to_score}
 
 
 def _workers(job: Job, missing: dict[Member, int], device: torch.device) -> int:
     """Processes that a run uses on this machine; 1 is this process itself."""
-    left = cost(job.experiment, *_sizes(job), **_left(job, missing))
+    left = cost(**_left(job, missing))
     if device.type != "cpu" or left.training_flop + left.scoring_flop < PROCESSES_FLOP:
         return 1
     if multiprocessing.current_process().daemon:  # may start no others; so are the workers of Dask
@@ -291,7 +288,7 @@ def _groups(job: Job, missing: dict[Member, int], device: torch.device) -> list[
     size = 1
     if device.type == "cuda":
         limit = torch.cuda.mem_get_info(device)[0] / 2
-        memory = [cost(job.experiment, *_sizes(job), at_once=count).gpu_memory for count in (1, 2)]
+        memory = [cost(**_left(job, missing), at_once=count).gpu_memory for count in (1, 2)]
         size = 1 + max(0, int((limit - memory[0]) // (memory[1] - memory[0])))
     repeats = [member for member in missing if member is not None]
     alone: list[list[Member]] = [[None]] if None in missing else []

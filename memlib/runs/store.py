@@ -116,11 +116,12 @@ def epochs_of(folder: Path, member: Member) -> list[int]:
     return sorted((int(match[1]) for match in found if match), reverse=True)
 
 
-def remove(folder: Path, member: Member) -> None:
-    """Give up such files of a member, with what a killed process left of one."""
+def remove(folder: Path, member: Member, after: int = 0) -> None:
+    """Give up such files of a member of later epochs, with what a killed process left of one."""
     for path in folder.glob(f"{member_path(folder, member).stem}-epoch-*"):
-        with contextlib.suppress(PermissionError):  # others' results, which may only be read
-            path.unlink(missing_ok=True)
+        if int(re.split(r"-epoch-|\.", path.name)[1]) > after:
+            with contextlib.suppress(PermissionError):  # others' results, which may only be read
+                path.unlink(missing_ok=True)
 
 
 def write(path: Path, arrays: Mapping[str, NDArray], record: Record) -> None:
@@ -181,9 +182,8 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
         # Seeking to a place that a damaged file names fails with EINVAL, decompressing without a number.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise DamagedError(
-            f"{path} is damaged ({error}); delete it, and the next run computes it again"
-        ) from error
+        told = f"{path} is damaged ({error}); delete it, and the next run computes it again"
+        raise DamagedError(told) from error
 
 
 def _array(file: zipfile.ZipFile, name: str, sha256: str | None = None) -> NDArray:

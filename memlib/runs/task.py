@@ -6,6 +6,7 @@ A member is a repeat, or None, the model trained on all images.
 import datetime
 import functools
 import importlib.metadata
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -208,6 +209,11 @@ class Task:
         e, n, K = self.experiment, len(self.x), self.experiment.folds
         folds = [fold_assignment(n, K, e.stream(Stream.FOLDS, repeat)) for repeat in repeats]
         training_sets = [np.flatnonzero(fold_of != k) for fold_of in folds for k in range(K)]
+        for folder, repeat in itertools.product(
+            [self.job.models, *self.job.folder.glob("scores-*")], repeats
+        ):
+            # of a training that was lost: what comes may be other models, on another device or by rounding
+            store.remove(folder, repeat, after=begun[0].epoch if begun else 0)
 
         def evaluate(state: TrainState, diverged: dict[Member, str]) -> None:
             if state.epoch not in e.evaluated_epochs:
@@ -263,17 +269,12 @@ class Task:
     def _score(
         self, model: Ensemble, epoch: int, repeats: Sequence[int], wanted: Sequence[int]
     ) -> dict[Member, str]:
-        """Score the models of some repeats at an epoch, and write the scores of those wanted that have none.
+        """Score the models of some repeats at an epoch, and write the scores of those wanted.
 
         Returns:
             Of repeats with scores that are no numbers, when and which.
         """
         e, started, diverged = self.experiment, time.perf_counter(), {}
-        paths = {repeat: store.epoch_path(self.job.scores, repeat, epoch) for repeat in wanted}
-        paths = {repeat: path for repeat, path in paths.items() if not path.exists()}
-        if not paths:
-            self.tick(len(repeats) * len(self.x))
-            return diverged
         scored = score_images(
             Ensemble(model.template, model.params, model.buffers, e.scoring_precision),
             self.x,
@@ -291,10 +292,11 @@ class Task:
         for i, repeat in enumerate(repeats):
             own = {name: column[i * e.folds : (i + 1) * e.folds] for name, column in columns.items()}
             bad = [name for name in ("log_px", "ess") if not _are_scores(own[name])]
-            if bad and repeat in paths:
+            if bad and repeat in wanted:
                 diverged[repeat] = self._when(epoch, f"{bad[0]} is not a number")
-            elif repeat in paths:
-                store.write(paths[repeat], stored_scores(own), {"request": self.job.scoring, "run": facts})
+            elif repeat in wanted:
+                path = store.epoch_path(self.job.scores, repeat, epoch)
+                store.write(path, stored_scores(own), {"request": self.job.scoring, "run": facts})
         return diverged
 
     def _train(

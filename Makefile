@@ -72,7 +72,7 @@ lint: $(READY)  ## check format and style, and that the chapters carry no output
 
 clean:  ## remove what the build made: _build, caches, .venv (results/ and published/ stay)
 	rm -rf _build $(VENV) memlib.egg-info .pytest_cache .ruff_cache book/.ruff_cache .hypothesis
-	find memlib tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find book memlib tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -88,9 +88,9 @@ def products(precision: Precision, device: torch.device) -> Iterator[None]:
 
     float32 means float32: without this block PyTorch lets convolutions on a GPU use TF32.
     """
-    if device.type == "cuda":
-        before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
     try:
         # the cache would keep casts of parameters that a step has changed since
         with torch.autocast(
@@ -98,8 +98,7 @@ def products(precision: Precision, device: torch.device) -> Iterator[None]:
         ):
             yield
     finally:
-        if device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 @functools.cache

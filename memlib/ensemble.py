@@ -30,8 +30,7 @@ class Ensemble:
         params: parameters by name, each (E, ...), leaves that require gradients. Weights of linear layers are
             transposed, (E, in, out): so products, their gradients and Adam need no copies.
         buffers: batch-norm statistics by name, each (E, ...).
-        precision: of products and convolutions, in training and scoring alike; samples and reconstructions
-            are float32.
+        precision: of products and convolutions, in training and scoring alike; samples are float32.
     """
 
     template: VAE
@@ -43,12 +42,8 @@ class Ensemble:
         check_precision(self.precision, self.device)
         self._transposed = _linear_weights(self.template)
         self._convolutional = any(isinstance(m, nn.Conv2d) for m in self.template.modules())
-
-    @property
-    def one_by_one(self) -> bool:
-        """Whether the networks run one model after the other: vmap turns convolutions into grouped ones,
-        which take two to three times as long on a CPU."""
-        return self.device.type == "cpu" and self._convolutional
+        # vmap turns convolutions into grouped ones, which take two to three times as long on a CPU
+        self._one_by_one = self.device.type == "cpu"
 
     @classmethod
     def stack(
@@ -132,7 +127,7 @@ class Ensemble:
 
         if not self._convolutional:
             return call(tensors, inputs)
-        if not self.one_by_one:
+        if not self._one_by_one:
             return vmap(call)(tensors, inputs)
         # unbind gives views: batch norm updates the stacked statistics through them
         columns = {name: t.unbind() for name, t in tensors.items()}
@@ -213,10 +208,6 @@ def flipped(images: Tensor, streams: Streams) -> Tensor:
     return torch.where(coin[..., None, None, None], images.flip(-1), images)
 
 
-def _to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
-    return (pixels * 255).round().to(torch.uint8).cpu().numpy()
-
-
 @torch.no_grad()
 def sample(
     model: Ensemble, count: int, channels: int, generator: torch.Generator, batch_size: int = 512
@@ -232,28 +223,10 @@ def sample(
         shape = len(model), min(batch_size, count - start), model.latent_dim
         z = draws(torch.randn, shape, generator, model.dtype)
         with products("float32", model.device):
-            blocks.append(_to_uint8(model.likelihood.pixels(*model.decode(z))))
-    return np.concatenate(blocks, axis=1).reshape(len(model), count, channels, SIDE, SIDE)
-
-
-def _mean_code(model: Ensemble, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean of q(z | x) for perturbed `images` (B, C, H, W), (E, B, Z)."""
-    x = images.flatten(1).expand(len(model), -1, -1)  # (B, C, H, W) -> (E, B, D)
-    return model.encode(perturbed(model.likelihood, x, generator, model.dtype))[0]
-
-
-@torch.no_grad()
-def reconstruct(model: Ensemble, images: NDArray[np.uint8], generator: torch.Generator) -> NDArray[np.uint8]:
-    """Images at the decoder's mean for the encoder's mean of perturbed `images` (n, C, H, W).
-
-    Returns:
-        uint8 (E, n, C, H, W).
-    """
-    model.train(False)
-    with products("float32", model.device):
-        z = _mean_code(model, torch.tensor(images, device=model.device), generator)
-        pixels = model.likelihood.pixels(*model.decode(z))
-    return _to_uint8(pixels).reshape(len(model), *images.shape)
+            pixels = model.likelihood.pixels(*model.decode(z))
+        blocks.append((pixels * 255).round().to(torch.uint8))
+    images = torch.cat(blocks, dim=1).unflatten(-1, (channels, SIDE, SIDE))  # (E, count, D) -> (..., C, H, W)
+    return images.cpu().numpy()
 
 
 @torch.no_grad()
@@ -266,7 +239,9 @@ def latent_means(
         float64 (E, n, Z).
     """
     model.train(False)
-    with products("float32", model.device):
-        batches = torch.tensor(images, device=model.device).split(batch_size)
-        blocks = [_mean_code(model, batch, generator) for batch in batches]
+    blocks = []
+    for batch in torch.tensor(images, device=model.device).split(batch_size):
+        x = batch.flatten(1).expand(len(model), -1, -1)  # (B, C, H, W) -> (E, B, D)
+        with products("float32", model.device):
+            blocks.append(model.encode(perturbed(model.likelihood, x, generator, model.dtype))[0])
     return torch.cat(blocks, dim=1).double().cpu().numpy()

@@ -51,9 +51,7 @@ class Experiment:
         ValueError: an unknown field, or one outside its allowed values, named with what is allowed.
     """
 
-    images: str = _option(
-        "digits", "data set: digits, patches, mnist, cifar10, cifar10-jpeg, celeba or folder:PATH"
-    )
+    images: str = _option("digits", f"data set: {', '.join(DATASETS)} or folder:PATH")
     num_images: int = _option(0, "training images used, a random subset; 0 means all", least=0)
     architecture: Architecture = _option("mlp", "mlp or conv (Table 1 of the paper)")
     likelihood: LikelihoodName = _option("bernoulli", "bernoulli, gaussian or gaussian-scalar")
@@ -63,24 +61,16 @@ class Experiment:
     learning_rate: float = _option(1e-3, "Adam's learning rate")
     batch_size: int = _option(64, "images per step and model, B")
     epochs: int = _option(100, "passes over the training images")
-    score_every: int = _option(
-        20, "epochs between evaluations of log p(x); the last epoch is always evaluated"
-    )
-    precision: Precision = _option(
-        "float32", "of products and convolutions when training: float32, bfloat16, or on a GPU tf32"
-    )
+    score_every: int = _option(20, "epochs between evaluations of log p(x); the last epoch always has one")
+    precision: Precision = _option("float32", "of products in training: float32, bfloat16, on a GPU tf32")
     num_samples: int = _option(128, "importance samples per image and model, S")
     rescoring: int = _option(
         2, "times num_samples that an image gets where Pareto k-hat says they do not suffice; 1: never"
     )
     noise: Noise = _option(
-        "paired",
-        "of binarization or dequantization and of samples: paired, the same for all models of a repeat, or "
-        "paper, redrawn for each",
+        "paired", "of images and samples: paired, the same for all models of a repeat, or paper, one for each"
     )
-    scoring_precision: Precision = _option(
-        "float32", "of products and convolutions when scoring: float32, bfloat16, or on a GPU tf32"
-    )
+    scoring_precision: Precision = _option("float32", "of products in scoring, allowed as precision is")
     folds: int = _option(5, "folds and models per repeat, K", least=2)
     repeats: int = _option(4, "repeats with new folds, L")
     seed: int = _option(0, "seed of all random streams", least=0)

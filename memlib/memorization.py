@@ -57,8 +57,7 @@ def fold_assignment(n: int, folds: int, rng: np.random.Generator) -> Ints:
     Raises:
         ValueError: K < 2 or n < K.
     """
-    if folds < 2:
-        raise ValueError(f"folds is {folds}; allowed: 2 or more, every model must leave something out")
+    check_range(2, folds=folds)
     if n < folds:
         raise ValueError(f"n is {n}; allowed: at least the number of folds, {folds}")
     fold_of = np.empty(n, dtype=np.int64)

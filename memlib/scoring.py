@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from memlib.checks import check_range
 from memlib.device import products
 from memlib.ensemble import Ensemble, Streams, Tick, draws, perturbed
 from memlib.models import VAE, Decoder, Likelihood
@@ -64,7 +65,7 @@ def compiled_log_prob(likelihood: Likelihood) -> Callable[..., Tensor]:
 
 
 def _log_weights(
-    model: LatentVariableModel, y: Tensor, eps: Tensor, log_prob: Callable[..., Tensor], tile: int
+    model: LatentVariableModel, y: Tensor, eps: Tensor, log_prob: Callable[..., Tensor]
 ) -> Tensor:
     """log p(y | z) + log p(z) - log q(z | y), (E, B, S), at z = mu + sigma * eps, with eps (E, B, S, Z)."""
     mu, log_var = (t[:, :, None] for t in model.encode(y))
@@ -72,6 +73,7 @@ def _log_weights(
     # the constants of the prior and of q cancel
     log_w = 0.5 * (eps.square() - z.square() + log_var).sum(-1)
     E, B, S = log_w.shape
+    tile = TILE if y.device.type == "cpu" else DEVICE_TILE
     rows = max(1, tile // (E * y.shape[-1]))
     images, samples = max(1, rows // S), min(rows, S)
     for b in range(0, B, images):
@@ -97,26 +99,17 @@ def summary(log_w: Tensor) -> LogProb:
 
 
 @torch.no_grad()
-def log_px(
-    model: LatentVariableModel,
-    y: Tensor,
-    num_samples: int,
-    generator: torch.Generator,
-    tile: int | None = None,
-) -> LogProb:
+def log_px(model: LatentVariableModel, y: Tensor, num_samples: int, generator: torch.Generator) -> LogProb:
     r"""Log marginal probability of perturbed observations by importance sampling from the encoder.
 
     $$\log p(y) \approx \log \frac{1}{S} \sum_{s=1}^S \frac{p(y \mid z_s)\, p(z_s)}{q(z_s \mid y)}, \qquad
     z_s \sim q(z \mid y)$$
-
-    in log space: no more than `tile` decoder outputs exist at any time.
 
     Args:
         model: E models.
         y: observations, (E, B, D).
         num_samples: S >= 1.
         generator: draws the samples; on the model's device.
-        tile: decoder outputs at a time, without effect on the result; by default what the device likes.
 
     Returns:
         `log_px` in nats (of the density in logit space, where the likelihood lives there) and its health.
@@ -126,81 +119,87 @@ def log_px(
 
     Source: supplement, eq. (9).
     """
-    _check_samples(num_samples)
+    check_range(1, num_samples=num_samples)
     with products("float32", y.device):
         Z = model.encode(y[:, :1])[0].shape[-1]
         eps = draws(torch.randn, (*y.shape[:2], num_samples, Z), generator, y.dtype)
-        return summary(_log_weights(model, y, eps, model.likelihood.log_prob, tile or _tile(y.device)))
+        return summary(_log_weights(model, y, eps, model.likelihood.log_prob))
 
 
-def _check_samples(num_samples: int) -> None:
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; allowed: 1 or more")
+class PerceptronDecoder:
+    """A decoder of linear layers and ReLUs.
 
+    The samples of one image lie close together in latent space. Hidden units that a ReLU leaves off in all of
+    them, a few early in training and about half late, contribute nothing to the next layer and are left out
+    of its product: exact, up to the order of summation.
 
-def _tile(device: torch.device) -> int:
-    return TILE if device.type == "cpu" else DEVICE_TILE
+    Hidden layers are held transposed, (units, rows), with a last unit that is always 1, whose weight is the
+    bias: so selecting units copies whole rows.
+
+    Args:
+        decoder: one that it `takes`.
+        rows: samples that belong together, those of an image.
+    """
+
+    def __init__(self, decoder: Decoder, rows: int):
+        self._rows = rows
+        layers = [layer for layer in decoder.trunk if isinstance(layer, nn.Linear)]
+        self._weights = [torch.cat([m.weight.t(), m.bias[None]]).contiguous() for m in layers]  # (I + 1, O)
+        self._buffers: dict[str, Tensor] = {}
+
+    @staticmethod
+    def takes(decoder: Decoder) -> bool:
+        """Whether `decoder` gives one output per pixel, and of linear layers and ReLUs alone."""
+        perceptron = all(isinstance(layer, nn.Linear | nn.ReLU) for layer in decoder.trunk)
+        return perceptron and decoder.outputs == 1 and decoder.log_var is None
+
+    def __call__(self, z: Tensor) -> tuple[Tensor]:
+        """Decode z (R, Z) to (R, D), in memory that the next call overwrites."""
+        out = self._memory("out", len(z), self._weights[-1].shape[1])
+        for block, result in zip(z.to(out.dtype).split(self._rows), out.split(self._rows), strict=True):
+            h = torch.cat([block.t(), block.new_ones(1, len(block))])  # (Z + 1, rows)
+            weight = self._weights[0]
+            for depth, following in enumerate(self._weights[1:]):
+                units = self._memory(f"units {depth}", weight.shape[1] + 1, len(block))
+                torch.mm(weight.t(), h, out=units[:-1])
+                units[-1] = 1
+                on = (units.amax(1) > 0).nonzero().squeeze(1)
+                h = self._selected(f"on {depth}", units, on).relu_()
+                weight = self._selected(f"weight {depth}", following, on)
+            torch.mm(h.t(), weight, out=result)
+        return (out,)
+
+    def _selected(self, name: str, matrix: Tensor, rows: Tensor) -> Tensor:
+        selected = self._memory(name, len(matrix), matrix.shape[1])[: len(rows)]
+        return torch.index_select(matrix, 0, rows, out=selected)
+
+    def _memory(self, name: str, *shape: int) -> Tensor:
+        """The matrix of that name: made once, since fresh memory costs as much as the work in it."""
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.shape != shape:
+            buffer = self._buffers[name] = self._weights[0].new_empty(shape)
+        return buffer
 
 
 class _One:
-    """A plain model on a CPU as an ensemble of one, for `_log_weights`."""
+    """A plain model on a CPU as an ensemble of one."""
 
     def __init__(self, vae: VAE, num_samples: int):
-        self._vae, self._num_samples, self.likelihood = vae, num_samples, vae.likelihood
-        fast = num_samples >= FEWEST_SAMPLES and PerceptronDecoder.takes(vae.decoder)
-        self._fast = PerceptronDecoder(vae.decoder) if fast else None
+        self._encoder, self._decoder, self.likelihood = vae.encoder, vae.decoder, vae.likelihood
+        if num_samples >= FEWEST_SAMPLES and PerceptronDecoder.takes(vae.decoder):
+            self._decoder = PerceptronDecoder(vae.decoder, num_samples)
 
     def encode(self, y: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t[None].to(y.dtype) for t in self._vae.encoder(y[0]))
+        return tuple(t[None].to(y.dtype) for t in self._encoder(y[0]))
 
     def decode(self, z: Tensor) -> tuple[Tensor, ...]:
-        if self._fast:
-            return (self._fast(z[0], self._num_samples)[None],)
-        return tuple(t[None] for t in self._vae.decoder(z[0]))
+        return tuple(t[None] for t in self._decoder(z[0]))
 
 
-class _Scorer:
-    """The models of an ensemble, ready to weigh samples; on a CPU one after the other, so that a tile stays
-    in the cache, on a GPU together."""
-
-    def __init__(self, model: Ensemble, num_samples: int, compiled: bool):
-        self._model = model
-        self._log_prob = compiled_log_prob(model.likelihood) if compiled else model.likelihood.log_prob
-        on_cpu = model.device.type == "cpu"
-        self._each = [_One(vae, num_samples) for vae in model.unstack()] if on_cpu else []
-
-    def log_weights(self, y: Tensor, eps: Tensor, models: slice = slice(None)) -> Tensor:
-        """(E, B, S) from observations (E, B, D) and noise (E, B, S, Z), E of the models chosen."""
-        chosen: Sequence[LatentVariableModel] = self._each[models]
-        if not chosen:
-            chosen = [self._model if models == slice(None) else self._model.part(models)]
-        own = zip(chosen, y.chunk(len(chosen)), eps.chunk(len(chosen)), strict=True)
-        with products(self._model.precision, y.device):
-            return torch.cat([_log_weights(*one, self._log_prob, _tile(y.device)) for one in own])
-
-    def rescore(
-        self,
-        models: slice,
-        scored: LogProb,
-        y: Tensor,
-        log_w: Tensor,
-        extra: int,
-        stream: torch.Generator,
-        paired: bool,
-    ) -> None:
-        """Give the images for which k-hat of one of the models is too high `extra` samples more, in place.
-
-        All but `extra` are those of the models chosen: what was scored (E, B), from `y` (E, B, D), `log_w`
-        (E, B, S).
-        """
-        E, Z = len(y), self._model.latent_dim
-        failing = (scored.khat > khat_threshold(log_w.shape[-1])).any(0).nonzero().squeeze(1)
-        for chosen in failing.split(_images_at_once(E * extra * Z)):
-            eps = draws(torch.randn, (E, len(chosen), extra, Z), stream, y.dtype, paired)
-            more = self.log_weights(y[:, chosen], eps, models)
-            together = summary(torch.cat([log_w[:, chosen], more], dim=-1))
-            for column, values in zip(scored, together, strict=True):
-                column[:, chosen] = values
+def _members(model: Ensemble, num_samples: int) -> Sequence[LatentVariableModel]:
+    """Models ready to weigh samples: on a CPU one after the other, so that a tile stays in the cache."""
+    on_cpu = model.device.type == "cpu"
+    return [_One(vae, num_samples) for vae in model.unstack()] if on_cpu else [model]
 
 
 @torch.no_grad()
@@ -234,96 +233,49 @@ def score_images(
     Raises:
         ValueError: S < 1 or `rescoring` < 1.
     """
-    _check_samples(num_samples)
-    if rescoring < 1:
-        raise ValueError(f"rescoring is {rescoring}; allowed: 1 or more")
+    check_range(1, num_samples=num_samples, rescoring=rescoring)
     model.train(False)
     streams = [noise] if isinstance(noise, torch.Generator) else noise
-    E, Z, K = len(model), model.latent_dim, len(model) // len(streams)
-    scorer, parts = _Scorer(model, num_samples, compiled), []
+    likelihood, Z, K = model.likelihood, model.latent_dim, len(model) // len(streams)
+    log_prob = compiled_log_prob(likelihood) if compiled else likelihood.log_prob
+    extra = (rescoring - 1) * num_samples
+
+    def log_weights(members: Sequence[LatentVariableModel], y: Tensor, eps: Tensor) -> Tensor:  # (K, B, S)
+        own = zip(members, y.chunk(len(members)), eps.chunk(len(members)), strict=True)
+        with products(model.precision, y.device):
+            return torch.cat([_log_weights(*one, log_prob) for one in own])
+
+    def scored(members: Sequence[LatentVariableModel], x: Tensor, stream: torch.Generator) -> LogProb:
+        y = perturbed(likelihood, x.flatten(1).expand(K, -1, -1), stream, model.dtype, paired)  # (K, B, D)
+        eps = draws(torch.randn, (K, len(x), num_samples, Z), stream, model.dtype, paired)
+        log_w = log_weights(members, y, eps)
+        result = summary(log_w)
+        if extra:
+            failing = (result.khat > khat_threshold(num_samples)).any(0).nonzero().squeeze(1)
+            fork = _fork(stream)
+            for chosen in failing.split(_images_at_once(K * extra * Z)):
+                eps = draws(torch.randn, (K, len(chosen), extra, Z), fork, y.dtype, paired)
+                more = log_weights(members, y[:, chosen], eps)
+                together = summary(torch.cat([log_w[:, chosen], more], dim=-1))
+                for column, values in zip(result, together, strict=True):
+                    column[:, chosen] = values
+        return result._replace(log_px=result.log_px + likelihood.log_jacobian(y))
+
+    repeats = [_members(model.part(slice(e, e + K)), num_samples) for e in range(0, len(model), K)]
+    batches = []
     for x in images.split(_images_at_once(K * num_samples * Z)):
-        y = perturbed(model.likelihood, x.flatten(1).expand(E, -1, -1), streams, model.dtype, paired)
-        eps = draws(torch.randn, (*y.shape[:2], num_samples, Z), streams, model.dtype, paired)
-        log_w = scorer.log_weights(y, eps)
-        scored = summary(log_w)
-        if rescoring > 1:
-            for r, stream in enumerate(streams):
-                own = slice(r * K, (r + 1) * K)
-                views = LogProb(*(column[own] for column in scored))
-                # of its own, so that later batches do not depend on which images get more
-                added = torch.Generator(stream.device).manual_seed(_seed(stream))
-                extra = (rescoring - 1) * num_samples
-                scorer.rescore(own, views, y[own], log_w[own], extra, added, paired)
-        parts.append(scored._replace(log_px=scored.log_px + model.likelihood.log_jacobian(y)))
+        each = [scored(members, x, stream) for members, stream in zip(repeats, streams, strict=True)]
+        batches.append([torch.cat(columns) for columns in zip(*each, strict=True)])
         if tick:
-            tick(E * len(x))
-    return LogProb(*(torch.cat(columns, dim=1) for columns in zip(*parts, strict=True)))
+            tick(len(model) * len(x))
+    return LogProb(*(torch.cat(columns, dim=1) for columns in zip(*batches, strict=True)))
 
 
 def _images_at_once(noise_per_image: int) -> int:
     return max(1, min(BATCH, NOISE // noise_per_image))
 
 
-def _seed(stream: torch.Generator) -> int:
-    """A seed from the state of a stream, which stays as it is."""
-    fork = torch.Generator(stream.device)
-    fork.set_state(stream.get_state())
-    return int(torch.randint(2**62, (), generator=fork, device=stream.device))
-
-
-class PerceptronDecoder:
-    """A decoder of linear layers and ReLUs.
-
-    The samples of one image lie close together in latent space. Hidden units that a ReLU leaves off in all of
-    them, a few early in training and about half late, contribute nothing to the next layer and are left out
-    of its product: exact, up to the order of summation.
-
-    Hidden layers are held transposed, (units, rows), with a last unit that is always 1, whose weight is the
-    bias: so selecting units copies whole rows.
-    """
-
-    def __init__(self, decoder: Decoder):
-        layers = [layer for layer in decoder.trunk if isinstance(layer, nn.Linear)]
-        self._weights = [torch.cat([m.weight.t(), m.bias[None]]).contiguous() for m in layers]  # (I + 1, O)
-        self._buffers: dict[str, Tensor] = {}
-
-    @staticmethod
-    def takes(decoder: Decoder) -> bool:
-        """Whether `decoder` maps straight to one output through linear layers with ReLUs between them."""
-        linear, between = list(decoder.trunk)[::2], list(decoder.trunk)[1::2]
-        return (
-            decoder.outputs == 1
-            and decoder.log_var is None
-            and all(isinstance(layer, nn.Linear) for layer in linear)
-            and all(isinstance(layer, nn.ReLU) for layer in between)
-        )
-
-    def __call__(self, z: Tensor, rows: int) -> Tensor:
-        """Decode z (R, Z) to (R, D), in blocks of `rows` samples that belong together.
-
-        The result lives in memory that the next call overwrites.
-        """
-        out = self._memory("out", len(z), self._weights[-1].shape[1])
-        for block, result in zip(z.to(out.dtype).split(rows), out.split(rows), strict=True):
-            h = torch.cat([block.t(), block.new_ones(1, len(block))])  # (Z + 1, rows)
-            weight = self._weights[0]
-            for depth, following in enumerate(self._weights[1:]):
-                units = self._memory(f"units {depth}", weight.shape[1] + 1, len(block))
-                torch.mm(weight.t(), h, out=units[:-1])
-                units[-1] = 1
-                on = (units.amax(1) > 0).nonzero().squeeze(1)
-                h = self._selected(f"on {depth}", units, on).relu_()
-                weight = self._selected(f"weight {depth}", following, on)
-            torch.mm(h.t(), weight, out=result)
-        return out
-
-    def _selected(self, name: str, matrix: Tensor, rows: Tensor) -> Tensor:
-        selected = self._memory(name, len(matrix), matrix.shape[1])[: len(rows)]
-        return torch.index_select(matrix, 0, rows, out=selected)
-
-    def _memory(self, name: str, *shape: int) -> Tensor:
-        """The matrix of that name: made once, since fresh memory costs as much as the work in it."""
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.shape != shape:
-            buffer = self._buffers[name] = self._weights[0].new_empty(shape)
-        return buffer
+def _fork(stream: torch.Generator) -> torch.Generator:
+    """A stream of its own, so that later batches do not depend on which images get more samples."""
+    fork = stream.clone_state()
+    return fork.manual_seed(int(torch.randint(2**62, (), generator=fork, device=fork.device)))

@@ -16,7 +16,6 @@ from memlib.ensemble import Ensemble, Tick, draws, flipped, perturbed
 
 LOG = logging.getLogger("memlib")
 _RESULT = "result."  # prefix of what has been recorded
-_STREAM = "stream."  # of a random stream
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by the names PyTorch gives them
 
 
@@ -250,7 +249,7 @@ class TrainState:
         return tensors
 
     def _generators(self, i: int) -> dict[str, torch.Generator]:
-        return {f"{_STREAM}{purpose}": each[i] for purpose, each in self.noise.items()}
+        return {f"stream.{purpose}": each[i] for purpose, each in self.noise.items()}
 
     def snapshot(self, i: int) -> Snapshot:
         """All that member i needs to go on, whoever trains beside it then."""

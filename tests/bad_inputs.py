@@ -100,7 +100,7 @@ PARAMETER_FILES = [
     paper_figure(
         "{number: 1, subject: a}", "figures.yaml: a figure is {'number': 1, 'subject': 'a'}; allowed"
     ),
-    page("memorized", "unknown page: memorized; allowed: 04-memorized-digits-lr3, index"),
+    page("memorized", "unknown page 'memorized' (did you mean 04-memorized-digits-lr3?); allowed: 04-mem"),
     _quick("\0", "quick.yaml: not valid YAML, unacceptable character #x0000"),
     page_file("../index.ipynb", "{", "book/index.ipynb is not a notebook: "),
     call('pages.load_pages("quick", "NOWHERE")', "no file NOWHERE/params/pages.yaml"),
@@ -112,7 +112,7 @@ PARAMETERS = [
     chapter("06-outliers", "this notebook: epochs is 2.5 (float); allowed: int", epochs=2.5),
     chapter("06-outliers", "learning_rate is -1.0; allowed: between 0 and 1", learning_rate=-1),
     chapter("02-data-and-models", "epochs is -2; allowed: 1 or more", epochs=-2),
-    chapter("04-memorized", "this notebook: folds is 1; allowed: 3 or more", folds=1),
+    chapter("04-memorized", "folds is 1; allowed: 3 or more", folds=1),
     chapter("04-memorized", "num_images is 19; allowed: 0 for all, or at least 20, of wh", num_images=19),
     chapter("07-neighbors", "num_images is 5000 and folds is 3; digits has 1500 trai", num_images=5000),
     chapter("index", "unknown experiment 'mnist-lr5' (did you mean mnist-lr", experiment="mnist-lr5"),
@@ -310,9 +310,7 @@ SURROUNDINGS = [
     call("memlib.runs.cost.cost(experiment, 24, 2, 20)", "channels is 2; allowed: 1, 3"),
     call('memlib.runs.cost.machine_limits(precision="half")', "precision is 'half'; allowed: float32, tf32"),
     call("memlib.chapters.notebook.record(median=[4])", "median is a list; allowed: a number or a string"),
-    call('dark.themed("")', "no <svg> element: only the text of an SVG can be themed"),
-    call("""dark.themed('<svg fill="#123456"/>')""", "no dark color for #123456; DARK has"),
-    call("staging.add_notice(None, {'in_place_of': 'celebs'})", "unknown experiment 'celebs'"),
+    call("extension.add_notice(None, {'in_place_of': 'celebs'})", "unknown experiment 'celebs'"),
 ]
 
 COMMANDS = [

@@ -182,8 +182,4 @@ MODELS = [
         'memlib.LatentModel(torch.nn.Linear(2, 2, device="meta"), decode).log_prob(digits)',
         "the model's parameters are on 'meta'; allowed: a CPU or CUDA device",
     ),
-    model(
-        "explorer.explore(memlib.cross_fit(returns(np.zeros(297)), digits, 2, 1), digits, {'': 0})",
-        "a title of kin is ''; allowed: text that is not empty",
-    ),
 ]

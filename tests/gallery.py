@@ -23,7 +23,6 @@ ROC = ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 0.75, 1.0])
 FIGURES = {
     "image_grid": lambda: figures.image_grid(GRAY[:11]),
     "extremes": lambda: figures.extremes(COLOR, M, count=6),
-    "reconstructions": lambda: figures.reconstructions(GRAY[:11], GRAY[:11]),
     "neighbors_panel": lambda: figures.neighbors_panel(*[COLOR[:11]] * 3, RHO[:11]),
     "losses": lambda: figures.losses(np.arange(9.0), np.arange(9.0)),
     "quantile_curves": lambda: figures.quantile_curves([5, 10], [M, M + 1]),
@@ -34,7 +33,6 @@ FIGURES = {
     "ratio_density": lambda: figures.ratio_density(RHO, HIGH),
     "known_scores": lambda: figures.known_scores([0, 1], 1, GRID, {"a": (-(GRID**2), -(GRID**2) - 1, 1)}),
     "agreement": lambda: figures.agreement(M, M + 1, "exact (nats)", "estimate (nats)"),
-    "convergence": lambda: figures.convergence([1, 2], [[0.0, 1.0], [2.0, 4.0]]),
     "error_bars": lambda: figures.error_bars([1, 2, 4], {"a": CURVE, "b": CURVE}, "x", "y (nats)", 0, True),
     "intervals": lambda: figures.intervals(M, M - 1, M + 2, HIGH, ("listed", "others")),
     "weight_health": lambda: figures.weight_health({"a": KHAT, "b": KHAT + 0.1}, 0.58),

@@ -25,9 +25,9 @@ from tinybook import notebook, write_book
 
 import memlib
 from book._ext import build as book
-from book._ext import dark, pages, staging
+from book._ext import extension, pages
 from memlib import inference
-from memlib.chapters import competition, exact, explorer, planted, yardsticks
+from memlib.chapters import competition, exact, explorer, planted, repeats, yardsticks
 from memlib.memorization import fold_assignment, memorization_scores
 from memlib.metrics import detection, duplicates, features, mifid, neighbors, samples
 from memlib.runs import cli, store
@@ -124,8 +124,7 @@ NAMES = {
     "mifid": mifid,
     "detection": detection,
     "samples": samples,
-    "dark": dark,
-    "staging": staging,
+    "extension": extension,
     "yardsticks": yardsticks,
     "features": features,
     "competition": competition,
@@ -136,6 +135,7 @@ NAMES = {
     "explorer": explorer,
     "neighbors": neighbors,
     "inference": inference,
+    "repeats": repeats,
 }
 
 

@@ -16,8 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
 
-from book._ext.build import toc_pages
-from book._ext.pages import ROOT, load_pages
+from book._ext.pages import ROOT, load_pages, toc_pages
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -219,7 +218,8 @@ def test_downloads_are_what_they_say(browser, server):
     name = "book/04-memorized-mnist-lr3"
     with Visit(browser, server) as visit:
         page = visit.open(name)
-        links = page.eval_on_selector_all("a[download]", "all => all.map(a => a.href)")
+        offered = "a[download], a.btn-download-source-button"
+        links = page.eval_on_selector_all(offered, "all => all.map(a => a.href)")
         kinds = {re.search(r"\.(\w+)$", link)[1] for link in links}
         assert kinds == {"ipynb", "parquet", "json"}
         begins = {"ipynb": b"{", "json": b"{", "parquet": b"PAR1"}

@@ -12,7 +12,7 @@ import xarray as xr
 from tinybook import CHECK, PARAMETERS, notebook
 
 from memlib.chapters import notebook as chapter
-from memlib.experiment import variant
+from memlib.experiment import Experiment, variant
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_declared_parameters_pass(ran, cells):
 
 def test_no_number_is_below_every_minimum(ran):
     ran(*injected(rate=float("nan")), "a cell in between")
-    with pytest.raises(ValueError, match="this notebook: rate is nan; allowed: 0 or more"):
+    with pytest.raises(ValueError, match=r"^rate is nan; allowed: 0 or more"):
         chapter.check_parameters(epochs=2, rate=0)
 
 
@@ -74,7 +74,7 @@ def described(name, num_samples=4, ess=2.0, failing=0.0, khat=0.3, **fields):
     made |= {"torch": "2.0+cpu"}
     runs = [made, made | {"resumed": [3, 4], "finished": "2026-01-03T00:00:00"}]
     request = dataclasses.asdict(variant(name, **fields))
-    attributes = {"request": json.dumps(request), "runs": json.dumps(runs)}
+    attributes = {"request": json.dumps(request), "runs": json.dumps(runs), "folder": "/home/a/digits-a"}
     return chapter.describe(xr.Dataset(variables, attrs=attributes))
 
 
@@ -112,3 +112,12 @@ def test_describe_sets_the_papers_way_of_scoring_beside_ours():
     assert paper["training images"] == 60_000 and here["training images"] == 5
     assert paper["models (repeats x folds)"].startswith("10 x 10 = 100")
     assert paper["effective sample size"] == paper["Pareto k-hat too high"] == ""
+
+
+def test_describe_records_the_run(monkeypatch):
+    stored = {}
+    monkeypatch.setattr(chapter, "record", stored.update)
+    described("digits-lr3", epochs=7)
+    run = json.loads(stored[chapter.RUN])
+    assert Experiment(**run["experiment"]) == variant("digits-lr3", epochs=7, repeats=2)
+    assert run["folder"] == "digits-a"  # without its place, which is of one machine

@@ -8,22 +8,25 @@ import sys
 import xml.etree.ElementTree as ET
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
+from docutils import nodes
 from gallery import FIGURES
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from book._ext.dark import DARK, GROUND, paired, theme_book, themed, unknown_colors
+from book._ext.dark import DARK, is_figure, themed, unknown_colors, visit_image
 from book._ext.pages import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import browsing
 
+GROUND = DARK["#ffffff"]
 SVG = "{http://www.w3.org/2000/svg}"
 FAINT = {"#e4e4e4", "#ffffff"}  # grid and ground: not to be read
 CELLS = {"#ddaa33", "#eef1f5"}  # what text in #111111 stands on
@@ -40,14 +43,13 @@ def drawn(name: str) -> str:
 
 def dark_colors(svg: str) -> dict[tuple[str, str], str]:
     """(property, color) -> the color a themed SVG has in the dark, by the rules of its style sheet."""
-    sheet = re.search(r"<style>(.*?)</style>", svg, re.DOTALL)[1]
-    values = dict(re.findall(r"--(c\w+):(#\w+)", re.search(r"#dark:target\{(--c.*?)\}", sheet)[1]))
     rules = re.findall(
-        r'^\[style\*="(\w+): (#\w+)"\],\[\1="\2"\]\{\1:var\(--(c\w+)\)!important\}$', sheet, re.MULTILINE
+        r'^\[style\*="(\w+): (#\w+)"\],\[\1="\2"\]\{\1:var\(--c(\w+)\)!important\}$', svg, re.MULTILINE
     )
-    colors = {(name, color): values[variable] for name, color, variable in rules}
-    default = re.search(r":root\{.*?;fill:var\(--(c\w+)\)\}", sheet)[1]
-    return colors | {("fill", ""): values[default]}
+    default = re.search(r":root\{.*?;fill:var\(--c(\w+)\)\}", svg)[1]
+    return {(name, color): DARK[f"#{used}"] for name, color, used in rules} | {
+        ("fill", ""): DARK[f"#{default}"]
+    }
 
 
 def contrast(one: str, other: str) -> float:
@@ -110,64 +112,43 @@ def test_a_themed_figure_is_the_same_with_an_addition():
     both = themed(svg)
     assert re.sub(r' id="dark"|\n<style>.*?</style>', "", both, flags=re.DOTALL) == svg
     assert ET.fromstring(both).get("id") == "dark"
-    assert themed(both) == both
 
 
-def test_hatches_have_colors_and_labels_that_read_like_a_style_have_none():
+def test_only_figures_in_known_colors_are_themed(tmp_path):
+    """Hatches count, and labels that read like a style do not."""
     figure, axes = plt.subplots(figsize=(2, 1))
     axes.bar([0], [1], hatch="/", color="#004488", edgecolor="#222222")
     axes.set_xlabel('style="fill: red"')
-    file = io.StringIO()
-    figure.savefig(file, format="svg")
+    figure.savefig(tmp_path / "a.svg")
     plt.close(figure)
-    assert "url(#" in file.getvalue() and ' style="fill: red"' in file.getvalue()
-    assert dark_colors(themed(file.getvalue()))["fill", "#004488"] == DARK["#004488"]
+    svg = (tmp_path / "a.svg").read_text()
+    assert "url(#" in svg and ' style="fill: red"' in svg and is_figure(tmp_path / "a.svg")
+    for changed in (svg.replace("figure_1", "drawing"), svg.replace("#004488", "#1f77b4")):
+        (tmp_path / "b.svg").write_text(changed)
+        assert not is_figure(tmp_path / "b.svg")
+    assert not is_figure(tmp_path / "a.png")
 
 
-WHOLE = '<img alt="One &gt; &quot;two&quot;." class="wide" src="../_images/a.svg" />'
-SHORT = '<img src="../_images/a.svg" alt="Again.">'
-PAGE = f"""<!DOCTYPE html>
-<figure class="align-default" id="fig-a">
-{WHOLE}
-<figcaption><p>A &amp; b\u00a0c.</p></figcaption>
-</figure>
-<p>&lt;img src="../_images/a.svg"&gt;</p>
-{SHORT}\r
-<img alt="No figure." src="../_images/other.svg" /><img alt="" src="../_static/images/a.svg">
-<a href="../_images/a.svg">file</a>
-"""
-# The theme hides captions beside a hidden image: a span keeps the two apart.
-PAIRS = PAGE.replace(
-    WHOLE,
-    '<span><img class="wide only-light" alt="One &gt; &quot;two&quot;." src="../_images/a.svg" />'
-    '<img class="wide only-dark" alt="One &gt; &quot;two&quot;." src="../_images/a.svg#dark" /></span>',
-).replace(
-    SHORT,
-    '<span><img class="only-light" src="../_images/a.svg" alt="Again.">'
-    '<img class="only-dark" src="../_images/a.svg#dark" alt="Again."></span>',
-)
+def test_a_figure_is_written_once_for_each_theme(tmp_path):
+    class Translator:
+        def __init__(self):
+            self.body, self.builder = [], SimpleNamespace(srcdir=tmp_path)
 
+        def visit_image(self, node):
+            self.body.append(f'<img class="{" ".join(node["classes"])}" src="../_images/{node["uri"]}" />')
 
-def test_figures_become_pairs_and_all_else_stays():
-    assert paired(PAGE, ["a.svg"]) == PAIRS
-    assert paired(PAIRS, ["a.svg"]) == PAIRS
-
-
-def test_a_book_gets_its_figures_and_pages_once(tmp_path):
-    drawing, others = PLAIN.replace("figure_1", "drawing"), PLAIN.replace("#004488", "#1f77b4")
-    files = {
-        "_images/a.svg": PLAIN,
-        "_images/drawing.svg": drawing,
-        "_images/other.svg": others,
-        "book/page.html": PAGE,
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(text.encode())
-    for _ in range(2):
-        assert theme_book(tmp_path) == ["a.svg"]
-        found = [(tmp_path / name).read_bytes().decode() for name in files]
-        assert found == [themed(PLAIN), drawing, others, PAIRS]
+    (tmp_path / "a.svg").write_text(PLAIN)
+    for name, expected in (
+        ("b.svg", '<img class="wide" src="../_images/b.svg" />'),
+        (
+            "a.svg",
+            '<span><img class="wide only-light" src="../_images/a.svg" />'
+            '<img class="wide only-dark" src="../_images/a.svg#dark" /></span>',
+        ),
+    ):
+        translator = Translator()
+        visit_image(translator, nodes.image(uri=name, classes=["wide"]))
+        assert "".join(translator.body) == expected
 
 
 def test_the_ground_and_the_colors_on_paper_are_those_of_the_theme():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from vaes import E, generator, models, pictures, stacked
 
-from memlib.ensemble import Ensemble, draws, flipped, latent_means, perturbed, reconstruct, sample
+from memlib.ensemble import Ensemble, draws, flipped, latent_means, perturbed, sample
 from memlib.models import build_vae
 
 
@@ -19,25 +19,21 @@ def test_flips_mirror_about_half_of_the_images_and_only_those():
 
 @pytest.mark.parametrize("kind", [("mlp", "gaussian", 1), ("conv", "gaussian-scalar", 3)])
 def test_models_show_together_what_each_shows_by_itself(kind):
-    """Samples and latent means in several batches, reconstructions at once, in the order of the models."""
+    """In several batches, in the order of the models."""
     model, images = stacked(*kind).train(), pictures(5, kind[-1])
     x, noise, prior = images.flatten(1).expand(E, -1, -1), generator(0), generator(0)
-    whole = perturbed(model.likelihood, x, generator(0), torch.float64)
     parts = [perturbed(model.likelihood, part, noise, torch.float64) for part in x.split(3, dim=1)]
     z = torch.cat([torch.randn(E, n, 4, generator=prior, dtype=torch.float64) for n in (4, 4, 2)], dim=1)
 
     drawn = sample(model, 10, kind[-1], generator(0), batch_size=4)
-    shown = reconstruct(model, images.numpy(), generator(0))
     means = latent_means(model, images.numpy(), generator(0), batch_size=3)
-    assert drawn.dtype == shown.dtype == np.uint8 and means.dtype == np.float64
+    assert drawn.dtype == np.uint8 and means.dtype == np.float64
     for e, vae in enumerate(models(*kind)):
         with torch.no_grad():
             expected, _ = vae.train(False).encoder(torch.cat(parts, dim=1)[e])
-            latent = z[e], vae.encoder(whole[e])[0]
-            pixels = [vae.likelihood.pixels(*vae.decoder(points)) * 255 for points in latent]
+            pixels = vae.likelihood.pixels(*vae.decoder(z[e])) * 255
         np.testing.assert_allclose(means[e], expected, rtol=1e-9, atol=1e-12)
-        for ours, theirs in zip((drawn[e], shown[e]), pixels, strict=True):
-            np.testing.assert_allclose(ours, theirs.reshape(-1, *images.shape[1:]), atol=0.501)
+        np.testing.assert_allclose(drawn[e], pixels.reshape(-1, *images.shape[1:]), atol=0.501)
 
 
 def test_state_round_trip_and_what_is_stacked_stays_as_it_is():

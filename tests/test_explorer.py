@@ -301,12 +301,8 @@ def test_what_is_not_of_the_run_is_refused(result, images):
     large = np.zeros((1, 1, 64, 16), np.uint8)
     for changed, kin, message in (
         (ImageSet.of(images.images[::-1]), None, "others than the result's 60"),
-        (images, nearest_of(images.images[:5]), "x must be of the result's 60 observations, got 5"),
-        (
-            images,
-            nearest_of(images.images, large),
-            "the pool of x must have images of (1, 32, 32), got (1, 64",
-        ),
+        (images, nearest_of(images.images[:5]), "kin 'x' is of (5, 1, 32, 32); allowed: (60, 1, 32, 32)"),
+        (images, nearest_of(images.images, large), "kin 'x' is of (60, 1, 64, 16); allowed"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             explore(result, changed, kin and {"x": kin})

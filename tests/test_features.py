@@ -178,6 +178,15 @@ def test_inception_sees_299_pixels_from_minus_1_to_1_before_its_last_layer(monke
     np.testing.assert_allclose(extract(module, gray), [[1] * 6], atol=1e-5)
 
 
+def test_weights_that_are_not_the_published_ones_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    path = tmp_path / "hub" / "checkpoints" / "inception_v3_google-0cc3c7bd.pth"
+    torch.save(nn.Linear(1, 1).state_dict(), path)
+    with pytest.raises(ValueError, match=f"{path} is damaged or another file; delete it"):
+        inception()
+
+
 @pytest.mark.slow
 def test_inception_gives_2048_features(monkeypatch):
     network = torchvision.models.inception_v3(weights=None, init_weights=False)

@@ -57,12 +57,6 @@ def test_group_rows_shows_every_group_from_a_new_row_on():
     np.testing.assert_allclose(heights, (places[:, 1] + places[:, 3] / 2)[[0, 7, 8]])
 
 
-def test_reconstructions_stand_below_their_images():
-    figure = figures.reconstructions(GRAY[:5], COLOR[:5])
-    assert which(figure, [*GRAY[:5], *COLOR[:5]]) == list(range(10))
-    assert [text.get_text() for text in figure.texts] == ["image", "reconstruction"]
-
-
 def test_neighbors_panel_puts_each_neighbor_and_its_ratio_below_its_image():
     figure = figures.neighbors_panel(GRAY[:3], GRAY[10:13], GRAY[20:23], [0.5, 1, np.inf])
     assert which(figure, GRAY) == [0, 1, 2, 10, 11, 12, 20, 21, 22]

@@ -52,6 +52,6 @@ def test_a_table_holds_its_cells():
     assert next(found.findall(nodes.title)).astext() == "What it shows." and found["names"] == ["tab-it"]
     assert [column["colwidth"] for column in found.findall(nodes.colspec)] == [20, 30, 50]
     assert "figures" in found["classes"]
-    small = table([("a", "1"), ("b", "2")], header=False)
+    small = table([("a", "1"), ("b", "2")])
     assert not list(small.findall(nodes.thead)) and len(list(small.findall(nodes.row))) == 2
     assert "figures" not in small["classes"]

@@ -33,16 +33,6 @@ def squares(image):
     )
 
 
-def shifted_by_one(image):
-    """Down, up, right and left, what leaves on one side comes in on the other."""
-    return [
-        np.concatenate([image[:, -1:], image[:, :-1]], axis=1),
-        np.concatenate([image[:, 1:], image[:, :1]], axis=1),
-        np.concatenate([image[:, :, -1:], image[:, :, :-1]], axis=2),
-        np.concatenate([image[:, :, 1:], image[:, :, :1]], axis=2),
-    ]
-
-
 def made(planting, *kinds):
     """The images of some kinds, and their originals' positions."""
     chosen = np.isin(planting.kind, kinds)
@@ -72,8 +62,9 @@ def test_ordinary_images_and_copies_are_the_originals_as_often_as_said(planting,
 def test_near_duplicates_are_the_original_and_its_four_shifts(planting, given_set):
     images, original = made(planting, "near-duplicate")
     for i in np.unique(original):
-        x = given_set.images[i]
-        expected = sorted(version.tobytes() for version in (x, *shifted_by_one(x)))
+        x = given_set.images[i]  # what leaves on one side comes in on the other
+        shifted = [np.roll(x, step, axis) for axis in (1, 2) for step in (1, -1)]
+        expected = sorted(version.tobytes() for version in (x, *shifted))
         assert sorted(version.tobytes() for version in images[original == i]) == expected
 
 

@@ -1,48 +1,28 @@
 """The status page."""
 
+import dataclasses
 import datetime
 import os
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_output
-from tinybook import notebook
+from nbformat import NotebookNode
+from tinybook import executed, notebook, recorded
 
 from book._ext import status
-from book._ext.pages import Page
+from book._ext.pages import Page, PaperFigure
+from memlib import variant
 from memlib.chapters import paper
 
-FACTS = {
-    **{"date": "2026-11-22T18:52:15+00:00", "seconds": 1210.4, "processor": "A processor", "gpu": "A GPU"},
-    **{"cores": 2, "python": "3.11.7", "torch": "2.15.0", "memlib": "0.1.0", "commit": "0123456789ab"},
-}
 
-
-def executed(
-    folder: Path, name: str, facts: dict | None = None, n: int | None = None, **given: object
-) -> Path:
-    """A page's notebook as Papermill leaves it, which recorded `n`."""
-    made = notebook("1", "")
-    declared = {"experiment": "one", "epochs": 4, "folds": 3, "repeats": 2, "num_images": 0, "num_samples": 8}
-    declared |= {"score_every": 5, "in_place_of": ""}
-    made.cells[1].source = "\n".join(f"{k}: {type(v).__name__} = {v!r}  # help" for k, v in declared.items())
-    made.metadata |= {"papermill": {"parameters": given}, "memlib": facts or {}}
-    if n is not None:
-        data = {"application/papermill.record/text/plain": repr(n)}
-        output = new_output("display_data", data, metadata={"scrapbook": {"name": "n"}})
-        made.cells.append(new_code_cell("1", outputs=[output]))
-    for count, cell in enumerate(cell for cell in made.cells if cell.cell_type == "code" and cell.source):
-        cell.execution_count = count + 1
-    path = folder / f"{name}.ipynb"
-    nbformat.write(made, path)
-    return path
-
-
-def written(root: Path, paths: dict[str, Path], published: tuple[str, ...] = (), listed=None) -> str:
+def written(root: Path, notebooks: dict, published: tuple[str, ...] = (), listed=(), **n: int) -> str:
+    """The page, of notebooks of which some recorded `n`."""
+    paths = {
+        name: recorded(made, root / f"{name}.ipynb", n=n.get(name, 0)) for name, made in notebooks.items()
+    }
     pages = [Page(name, name, None, None if name in published else {}) for name in paths]
-    return status.status_page(pages, paths, root, "quick", paths if listed is None else listed)
+    return status.status_page(pages, notebooks, paths, root, "quick", [*(listed or notebooks)])
 
 
 def row(text: str, start: str) -> list[str]:
@@ -52,46 +32,39 @@ def row(text: str, start: str) -> list[str]:
 
 
 def test_every_page_has_a_row(tmp_path):
-    paths = {"old": executed(tmp_path, "old"), "new": executed(tmp_path, "new", FACTS)}
+    new = executed()
+    new.metadata["memlib"] |= {"gpu": "A GPU"}
+    pages = {"old": executed(), "new": new}
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "glossary.md").touch()
-    text = written(tmp_path, paths, published=("new",), listed=["new", "glossary", "status"])
-    made = ["published", "A GPU, A processor, 2 cores", "2026-11-22", "1,210"]
+    text = written(tmp_path, pages, published=("new",), listed=["new", "old", "glossary", "status"])
+    made = ["published", r"A GPU, A fast\* one, 2 cores", "2026-11-22", "1,211"]
     assert row(text, "{doc}`new`")[1:] == made
-    assert row(text, "`old`")[1:] == ["quick", "not recorded", "not recorded", "not recorded"]
-    assert text.index("{doc}`new`") < text.index("`old`")  # which is not in the table of contents
+    assert row(text, "{doc}`old`")[1:3] == ["quick", r"A fast\* one, 2 cores"]
+    assert text.index("{doc}`new`") < text.index("{doc}`old`")
     assert "Without computations: {doc}`glossary`.\n" in text
     assert row(text, "Built")[1].endswith(" UTC, at the size quick")
 
 
-def test_a_page_with_an_error_or_a_cell_that_did_not_run_has_not_passed(tmp_path):
-    paths = {name: executed(tmp_path, name) for name in ("a", "b")}
-    for spoilt in (
-        {"outputs": [new_output("error", ename="E", evalue="", traceback=[])]},
-        {"execution_count": None},
-    ):
-        broken = nbformat.read(executed(tmp_path, "b"), 4)
-        broken.cells[2].update(spoilt)
-        nbformat.write(broken, paths["b"])
-        text = written(tmp_path, paths)
-        assert row(text, "Every page was executed")[1] == "**not passed**: b"
-    assert row(text, "Published pages")[1] == "none: no page of this book is published"
+def run(name: str, in_place_of: str = "", **fields: object) -> NotebookNode:
+    """A page that recorded a run."""
+    source = f'experiment: str = "{name}"  # a\nin_place_of: str = "{in_place_of}"  # b'
+    return executed(source, {"experiment": dataclasses.asdict(variant(name, **fields))})
 
 
 def test_a_run_is_set_beside_the_papers(tmp_path):
-    small = {"epochs": 25, "folds": 5, "num_samples": 64}
-    asked = paper.settings("mnist-lr4")
-    full = {k: asked[k] for k in ("epochs", "folds", "repeats", "num_samples", "score_every")}
-    paths = {
-        "04-a": executed(tmp_path, "04-a", n=60_000, experiment="mnist-lr3", **small),
-        "05-a": executed(tmp_path, "05-a", n=60_000, experiment="mnist-lr3", **small),
-        "04-b": executed(tmp_path, "04-b", experiment="mnist-lr3", **small | {"num_images": 2000}),
-        "04-c": executed(tmp_path, "04-c", n=390, experiment="patches", in_place_of="celeba"),
-        "04-d": executed(tmp_path, "04-d", n=500, experiment="digits-lr3"),
-        "04-e": executed(tmp_path, "04-e"),
-        "04-f": executed(tmp_path, "04-f", n=60_000, experiment="mnist-lr4", **full),
+    small = {"num_images": 0, "epochs": 25, "folds": 5, "repeats": 2, "num_samples": 64, "score_every": 5}
+    pages = {
+        "04-a": run("mnist-lr3", **small),
+        "05-a": run("mnist-lr3", **small),
+        "04-b": run("mnist-lr3", **small | {"num_images": 2000}),
+        "04-c": run("patches", in_place_of="celeba"),
+        "04-d": run("digits-lr3"),
+        "04-e": executed(),
+        "04-f": run("mnist-lr4", **{k: v for k, v in paper.settings("mnist-lr4").items() if k in small}),
     }
-    rows = re.findall(r"^\* - `([a-z0-9-]+)`\n((?:  - .*\n)+)", written(tmp_path, paths), re.MULTILINE)
+    n = {"04-a": 60_000, "05-a": 60_000, "04-c": 390, "04-f": 60_000}
+    rows = re.findall(r"^\* - `([a-z0-9-]+)`\n((?:  - .*\n)+)", written(tmp_path, pages, **n), re.MULTILINE)
     assert [name for name, _ in rows] == ["mnist-lr3", "mnist-lr3", "celeba", "mnist-lr4"]
     every, some, other, same = (cells.removeprefix("  - ").rstrip().split("\n  - ") for _, cells in rows)
     assert every == [
@@ -102,8 +75,35 @@ def test_a_run_is_set_beside_the_papers(tmp_path):
     assert other[0] == f"390 of {paper.REPORTED['celeba'].num_images:,}"
     assert other[4].startswith("images patches instead of celeba; likelihood gaussian instead of gaussian-sc")
     assert same[:4] == ["60,000", "10 x 10", "100", "256"]
-    only = {name: paths[name] for name in ("04-d", "04-e")}
+    only = {name: pages[name] for name in ("04-d", "04-e")}
     assert "No page of this book has a run that is in the paper." in written(tmp_path, only)
+
+
+def test_the_table_of_figures_is_made_from_what_pages_recorded(tmp_path):
+    pages = [Page("score-one", "score"), Page("index", "index")]
+    figures = [
+        PaperFigure(7, "lines", "score-one", {"fig-a": "b"}),
+        PaperFigure(12, "dots", "index", {"fig-c": "", "fig-d": "b"}),
+    ]
+    values = {"table_run": "a run", "table_paper": "4", "table_here": "5", "table_verdict": "holds"}
+    files = {"score-one": recorded(notebook(), tmp_path / "a.ipynb", **values)}
+    files["index"] = recorded(notebook(), tmp_path / "b.ipynb", **values | {"table_verdict": "differs"})
+    table = status.figure_table(figures, pages, files)
+    assert row(table, "[7]") == [
+        "[7](score-one.ipynb): {ref}`b <fig-a-one>`",
+        "lines",
+        "a run",
+        "4",
+        "5",
+        "holds",
+    ]
+    second = row(table, "[12]")
+    assert (
+        second[0] == "[12](index.ipynb): {ref}`figure <fig-c>`, {ref}`b <fig-d>`" and second[-1] == "differs"
+    )
+    files["index"] = recorded(notebook(), tmp_path / "b.ipynb", table_run="a run")
+    with pytest.raises(ValueError, match="page index has not recorded table_paper, table_here, table_verd"):
+        status.figure_table(figures, pages, files)
 
 
 REPORT = (
@@ -134,15 +134,8 @@ def test_the_last_tests_are_of_the_present_sources_or_said_to_be_old(checkout, t
     assert checkout(REPORT.format("2026-11-20T15:00:00.5+02:00")) == (
         "1,194 passed, 3 failed, 3 skipped, started on 2026-11-20 13:00 UTC, of the present sources."
     )
-    assert checkout(REPORT.format("2026-11-20T11:59:00+00:00")).endswith(
-        "11:59 UTC. This is older than the sources: `memlib/a.py` has changed since."
-    )
-    (tmp_path / "pyproject.toml").touch()
-    assert checkout(REPORT.format("2026-11-20T11:59:00+00:00")).endswith(
-        ": `memlib/a.py` and 1 other file have changed since."
-    )
     (tmp_path / "memlib" / ".#b.py").symlink_to("nowhere")  # the lock of an editor
-    assert ": `pyproject.toml` has changed since." in checkout(REPORT.format("2026-11-20T13:00:00+00:00"))
+    assert checkout(REPORT.format("2026-11-20T11:59:00+00:00")).endswith("11:59 UTC, of earlier sources.")
 
 
 @pytest.mark.parametrize("text", ["<testsuites>", "<testsuites/>", REPORT.format("yesterday")])

@@ -1,6 +1,7 @@
 """Training many models at once against models trained one by one with nothing but plain PyTorch."""
 
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from vaes import E, generator, models, pictures, stacked
 
 from memlib.ensemble import Ensemble, draws, flipped, perturbed
 from memlib.scoring import score_images
-from memlib.training import adam, fit, mean_loss, train_step
+from memlib.training import _Replayed, adam, fit, mean_loss, train_step
 
 B, RATE = 8, 1e-3
 RECORDED = [
@@ -46,9 +47,9 @@ def loss_by_hand(vae, y, eps):
         (("conv", "gaussian-scalar", 3), False),
     ],
 )
-def test_ensemble_equals_models_trained_one_by_one(kind, one_by_one, steps, monkeypatch):
-    monkeypatch.setattr(Ensemble, "one_by_one", one_by_one)
+def test_ensemble_equals_models_trained_one_by_one(kind, one_by_one, steps):
     singles, together = models(*kind), stacked(*kind).train()
+    together._one_by_one = one_by_one
     optimizer = adam(together, RATE)
     optimizers = [torch.optim.Adam(vae.parameters(), lr=RATE) for vae in singles]
     noise = generator(2)
@@ -127,6 +128,18 @@ def test_an_epoch_is_its_steps_one_after_the_other(device, architecture, precisi
     state = plain.state()
     for name, array in model.state().items():
         np.testing.assert_allclose(array, state[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_steps_that_cannot_be_recorded_run_as_they_are_and_that_is_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(torch, "cuda", cuda := mock.MagicMock())
+    cuda.graph.side_effect = RuntimeError("no kernel\nof that kind")
+    seen, batches = [], [torch.zeros(2, width) for width in [3] * 6 + [1] * 6]
+    advance = _Replayed(seen.append, [], torch.device("cpu"))
+    for batch in batches:
+        advance(batch)
+    assert all(ours is theirs for ours, theirs in zip(seen, batches, strict=True))
+    [said] = caplog.messages
+    assert "cannot be recorded as a CUDA graph (RuntimeError: no kernel); they take longer" in said
 
 
 def test_models_are_trained_on_their_own_sets_only_and_in_equal_steps():

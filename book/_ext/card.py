@@ -1,15 +1,11 @@
-"""Draw card.png, the picture of the book where a link to it is shared.
+"""Draw card.png, the picture of the book where a link to it is shared, into book/_static.
 
-To be run again when published/scores/mnist-lr3.parquet has changed; it needs
-MNIST under $MEMLIB_DATA.
+To be run again when published/scores/mnist-lr3.parquet has changed; it needs MNIST under $MEMLIB_DATA.
 """
 
-from functools import partial
-from pathlib import Path
-
 import matplotlib.pyplot as plt
-import numpy as np
 import pyarrow.parquet as pq
+from book._ext.pages import ROOT
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -17,13 +13,9 @@ import memlib
 from memlib.figures import extreme_indices
 from memlib.figures.style import BLUE, STYLE, YELLOW, Floats, Images, number, tile
 
-HERE = Path(__file__).resolve().parent
-SCORES = HERE.parents[1] / "published" / "scores" / "mnist-lr3.parquet"
 WIDTH, HEIGHT, DPI = 12.0, 6.3, 100  # 1200 x 630 pixels, as social sites show
 MARGIN = 0.65  # inches
 COUNT = 10  # images in a row
-TITLE = "How deep generative models memorize"
-SUBTITLE = "A score for every training image, with its code"
 
 
 def card(images: Images, M: Floats) -> Figure:
@@ -31,30 +23,28 @@ def card(images: Images, M: Floats) -> Figure:
     lowest, _, highest = extreme_indices(M, COUNT)
     with plt.style.context(STYLE):
         figure = plt.figure(figsize=(WIDTH, HEIGHT), dpi=DPI)
-        figure.add_artist(Rectangle((0, 0), 1, 1, facecolor=BLUE, zorder=-2))
-        figure.add_artist(Rectangle((0, 0), 1, 0.6, facecolor="white", zorder=-1))
-        figure.add_artist(Rectangle((0, 0.6), 1, 0.014, facecolor=YELLOW))
-        line = partial(figure.text, MARGIN / WIDTH, color="white", va="top")
-        line(0.885, TITLE, fontsize=34, weight="bold")
-        line(0.75, SUBTITLE, fontsize=22)
+        for y, height, color in ((0, 1, BLUE), (0, 0.6, "white"), (0.6, 0.014, YELLOW)):
+            figure.add_artist(Rectangle((0, y), 1, height, facecolor=color, zorder=-1))
+        text = {"x": MARGIN / WIDTH, "va": "top"}
+        title, subtitle = (
+            "How deep generative models memorize",
+            "A score for every training image, with its code",
+        )
+        figure.text(y=0.885, s=title, color="white", fontsize=34, weight="bold", **text)
+        figure.text(y=0.75, s=subtitle, color="white", fontsize=22, **text)
         size = (WIDTH - 2 * MARGIN) / COUNT
         most = "Most memorized digits of MNIST", highest[::-1], 2.75
         for name, chosen, top in (most, ("Least memorized", lowest, 4.6)):
             first, last = (number(round(M[i])) for i in chosen[[0, -1]])
-            text = f"{name}, score {first} to {last} nats"
-            line(1 - top / HEIGHT, text, fontsize=17, color="#222222")
+            row = f"{name}, score {first} to {last} nats"
+            figure.text(y=1 - top / HEIGHT, s=row, color="#222222", fontsize=17, **text)
             for i, image in enumerate(images[chosen]):
                 tile(figure, image, MARGIN + i * size, top + 0.38, size)
     plt.close(figure)
     return figure
 
 
-def main() -> None:
-    """Write card.png beside this file."""
-    scores = pq.read_table(SCORES, columns=["index", "M"]).to_pandas()
-    images = memlib.load_images("mnist").images[scores["index"]]
-    card(images, np.asarray(scores["M"])).savefig(HERE / "card.png", dpi=DPI, metadata={"Software": None})
-
-
 if __name__ == "__main__":
-    main()
+    scores = pq.read_table(ROOT / "published/scores/mnist-lr3.parquet", columns=["index", "M"]).to_pandas()
+    drawn = card(memlib.load_images("mnist").images[scores["index"]], scores["M"].to_numpy())
+    drawn.savefig(ROOT / "book/_static/card.png", dpi=DPI, metadata={"Software": None})

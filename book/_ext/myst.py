@@ -3,15 +3,20 @@
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+
+def filled(template: str, **values: object) -> str:
+    """A text that stands beside this file, with values in its fields."""
+    return Path(__file__).with_name(f"{template}.md").read_text("utf-8").format(**values)
 
 
 def plain(text: str) -> str:
     """Text in which MyST reads no markup."""
     text = re.sub(r"([\\`*_{}\[\]<>$|~#@&])", r"\\\1", text)
-    return re.sub(
-        r"^\s*(?=[-+%:(])|^\s*\d+(?=[.)](\s|$))", r"\g<0>\\", text
-    )  # lists, comments, fences, targets
+    # lists, comments, fences, targets
+    return re.sub(r"^\s*(?=[-+%:(])|^\s*\d+(?=[.)](\s|$))", r"\g<0>\\", text)
 
 
 def code(value: Any) -> str:
@@ -21,28 +26,15 @@ def code(value: Any) -> str:
     return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
 
 
-def list_table(
-    rows: Sequence[Sequence[str]], widths: str = "", header: bool = True, caption: str = "", name: str = ""
-) -> str:
-    """A list-table.
+def list_table(rows: Sequence[Sequence[str]], widths: str = "", caption: str = "", name: str = "") -> str:
+    """A list-table; more than two columns have a head, the first row, and are set in small type.
 
-    Args:
-        rows: of cells; more than two columns are set in small type.
-        widths: of the columns, "70 30" for example; else as their content asks.
-        header: whether the first row is one.
-        caption: above the table, which then has a number.
-        name: by which {ref} finds it.
+    `widths` are those of the columns ("70 30"), else as their content asks; a caption gives it a number.
     """
-    options = {
-        "header-rows": "1" if header else "",
-        "name": name,
-        "class": "figures" if len(rows[0]) > 2 else "",
-        "widths": widths,
-        "align": "left",
-    }
+    options = {"name": name, "widths": widths, "align": "left"}
+    options |= {"header-rows": "1", "class": "figures"} if len(rows[0]) > 2 else {}
     lines = [f":::{{list-table}} {caption}".rstrip()]
     lines += [f":{option}: {value}" for option, value in options.items() if value]
-    lines.append("")
     for first, *others in rows:
-        lines += [f"* - {first}", *(f"  - {cell}" for cell in others)]
+        lines += ["", f"* - {first}", *(f"  - {cell}" for cell in others)]
     return "\n".join([*lines, ":::", ""])

@@ -1,14 +1,6 @@
-"""The pages of the book and their execution with Papermill."""
+"""The pages of the book: what `book/params/` says of them, and what is wrong in it."""
 
-import datetime
-import hashlib
-import importlib.metadata
-import json
-import os
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +8,17 @@ from typing import Any
 
 import nbformat
 import yaml
-from book._ext.provenance import provenance
 from nbformat import NotebookNode
+from sphinx_external_toc.parsing import parse_toc_yaml
 
 from memlib.chapters.notebook import check_values, declared_parameters
 from memlib.checks import check_known
-from memlib.datasets import fingerprint
 from memlib.experiment import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = ROOT / "memlib"
 SIZES = ("quick", "laptop", "paper", "published")
+_SIZE = {"experiments": dict, "chapters": dict}  # sections of a size's file
+HEADING = re.compile(r"^# +(.+?) *$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -39,14 +31,14 @@ class Page:
     parameters: Mapping[str, Any] | None = None  # None: the page comes executed from published/
 
     @property
-    def experiment(self) -> str:
-        """The experiment of a template's page; empty for a chapter."""
-        return self.suffix.removeprefix("-")
-
-    @property
     def suffix(self) -> str:
         """What its labels end in: `-<experiment>` on a template's page, nothing in a chapter."""
         return self.name.removeprefix(self.notebook)
+
+    @property
+    def experiment(self) -> str:
+        """The experiment of a template's page; empty for a chapter."""
+        return self.suffix[1:]
 
 
 def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> list[Page]:
@@ -69,47 +61,40 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
     listed = read_yaml(book_dir / "params" / "pages.yaml", chapters=list, templates=list, experiments=dict)
     templates = dict(_template(entry, listed["experiments"]) for entry in listed["templates"])
     file = book_dir / "params" / f"{size}.yaml"
-    settings = read_yaml(file, experiments=dict, chapters=dict)
+    settings = read_yaml(file, **_SIZE)
     experiments, chapters = settings["experiments"], settings["chapters"]
     for kind, given, known in (
         ("chapter", chapters, (*listed["chapters"], *templates)),
         ("experiment", experiments, (*listed["experiments"], *EXPERIMENTS)),
     ):
-        for name in given:
-            check_known(kind, name, known, f"{file.name}: ")
         for name, parameters in given.items():
+            check_known(kind, name, known, f"{file.name}: ")
             given[name] = _checked(file, name, parameters, dict)
+    published = book_dir / "params" / "published.yaml"
+    elsewhere = read_yaml(published, **_SIZE)["chapters"] if published.exists() else {}
 
-    pages, elsewhere = [], _published_chapters(book_dir)
+    pages = []
     for notebook in (*templates, *listed["chapters"]):
-        source = _read(book_dir / f"{notebook}.ipynb")
-        declared = declared_by(source)
-        of_chapter = chapters.get(notebook, {})
-        if notebook in listed["chapters"]:
-            candidates = {notebook: (None, of_chapter)}
-            if notebook not in chapters and size == "published":
-                candidates = {}
-            elif notebook not in chapters and notebook in elsewhere:
-                candidates = {notebook: (None, None)}
-        else:
-            candidates = {
-                f"{notebook}-{name}": (
-                    _titled(_heading(source), title),
-                    {"experiment": name, **experiments[name], **of_chapter} if name in experiments else None,
+        source = read_notebook(book_dir / f"{notebook}.ipynb")
+        declared, own = declared_by(source), chapters.get(notebook, {})
+        heading = next((found[1] for cell in source.cells if (found := HEADING.search(cell.source))), "")
+        if notebook in templates:
+            candidates = [
+                (
+                    f"{notebook}-{name}",
+                    f"{heading} ({title})" if heading.endswith("?") else f"{heading}: {title}",
+                    {"experiment": name, **experiments[name], **own} if name in experiments else None,
                 )
                 for name, title in templates[notebook].items()
-                if size != "published" or name in experiments
-            }
-        for name, (title, parameters) in candidates.items():
+            ]
+        else:
+            here = notebook in chapters or (size != "published" and notebook not in elsewhere)
+            candidates = [(notebook, None, own if here else None)]
+        for name, title, parameters in candidates:
             check_values(declared, parameters or {}, f"{file.name}, page {name}")
-            pages.append(Page(name, notebook, title, parameters))
+            if parameters is not None or size != "published":
+                pages.append(Page(name, notebook, title, parameters))
     return pages
-
-
-def _published_chapters(book_dir: Path) -> set[str]:
-    """Chapters that come executed from published/ at sizes that have no parameters for them."""
-    file = book_dir / "params" / "published.yaml"
-    return set(read_yaml(file, experiments=dict, chapters=dict)["chapters"]) if file.exists() else set()
 
 
 def _template(entry: Any, experiments: dict[str, str]) -> tuple[str, dict[str, str]]:
@@ -126,23 +111,40 @@ def _template(entry: Any, experiments: dict[str, str]) -> tuple[str, dict[str, s
     return notebook, {name: experiments[name] for name in only}
 
 
+def declared_by(notebook: NotebookNode) -> dict[str, str]:
+    """Name -> annotation of the parameters that a notebook declares."""
+    tagged = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    return next((declared_parameters(c.source) for c in tagged if c.cell_type == "code"), {})
+
+
+def figures_of(notebook: NotebookNode) -> dict[str, NotebookNode]:
+    """Name -> `mystnb` metadata of the code cells that show a figure."""
+    shown = [cell.metadata.get("mystnb", {}) for cell in notebook.cells]
+    return {m["figure"]["name"]: m for m in shown if "name" in m.get("figure", {})}
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """A notebook; FileNotFoundError where there is no file, ValueError where it is none."""
+    try:
+        return nbformat.read(path, 4)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no notebook {path}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not a notebook: {error}") from error
+
+
 def read_yaml(file: Path, **sections: type) -> dict[str, Any]:
     """The sections of a file of params/, each of its type and empty where the file has nothing for it.
 
-    Raises:
-        ValueError: no valid YAML, another section, or one of another type; named with the file.
-        FileNotFoundError: no such file.
+    ValueError, with the file's name, for what is no valid YAML, another section, or one of another type.
     """
     try:
-        text = file.read_text("utf-8")
+        content = yaml.load(file.read_text("utf-8"), _UniqueKeys)
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {file}") from None
-    try:
-        content = yaml.load(text, _UniqueKeys)
     except yaml.MarkedYAMLError as error:
-        line, column = error.problem_mark.line + 1, error.problem_mark.column + 1
-        where = f"{file.name}, line {line}, column {column}"
-        raise ValueError(f"{where}: not valid YAML, {error.problem}") from error
+        at = f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+        raise ValueError(f"{file.name}, {at}: not valid YAML, {error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file.name}: not valid YAML, {error}") from error
     content = _checked(file, "the file", content, dict)
@@ -156,10 +158,10 @@ class _UniqueKeys(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node, names = super().compose_mapping_node(anchor), set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in names:
+        for key, _ in node.value:
+            if str(key.value) in names:
                 raise yaml.MarkedYAMLError(problem=f"{key.value!r} comes twice", problem_mark=key.start_mark)
-            names.add(key.value)
+            names.add(str(key.value))
         return node
 
 
@@ -171,201 +173,45 @@ def _checked(file: Path, name: Any, value: Any, kind: type) -> Any:
     return kind() if value is None else value
 
 
-def _titled(heading: str, experiment: str) -> str:
-    return f"{heading} ({experiment})" if heading.endswith("?") else f"{heading}: {experiment}"
+@dataclass(frozen=True)
+class PaperFigure:
+    """A figure of the paper and where it is in the book."""
+
+    number: int
+    subject: str
+    page: str
+    parts: Mapping[str, str]  # name of a figure of the page -> the part of the paper's figure, or ""
 
 
-def declared_by(notebook: NotebookNode) -> dict[str, str]:
-    """Name -> annotation of the parameters that a notebook declares."""
-    code = (cell for cell in notebook.cells if cell.cell_type == "code")
-    tagged = (cell for cell in code if "parameters" in cell.metadata.get("tags", []))
-    return next((declared_parameters(cell.source) for cell in tagged), {})
+def load_figures(book_dir: str | Path, pages: Sequence[Page]) -> list[PaperFigure]:
+    """The figures of params/figures.yaml by number, none where there is no such file.
 
-
-def _read(path: Path) -> NotebookNode:
-    try:
-        return nbformat.read(path, 4)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no notebook {path}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not a notebook: {error}") from error
-
-
-HEADING = re.compile(r"^# +(.+?) *$", re.MULTILINE)
-
-
-def _heading(notebook: NotebookNode) -> str:
-    found = (HEADING.search(c.source) for c in notebook.cells if c.cell_type == "markdown")
-    return next((m[1] for m in found if m), "")
-
-
-def page_key(page: Page, book_dir: Path) -> str:
-    """A hash of all that determines an executed page: notebook, parameters, memlib, its main libraries."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "matplotlib")}
-    key = hashlib.sha256(json.dumps([page.name, page.parameters, versions], sort_keys=True).encode())
-    sources = sorted(file for kind in ("py", "pyi", "mplstyle", "css") for file in PACKAGE.rglob(f"*.{kind}"))
-    files = {f"{page.notebook}.ipynb": book_dir / f"{page.notebook}.ipynb"}
-    files |= {file.relative_to(PACKAGE).as_posix(): file for file in sources}
-    for name, file in files.items():
-        key.update(f"\0{name}\0".encode() + file.read_bytes())
-    return key.hexdigest()
-
-
-def page_source(page: Page, book_dir: Path) -> dict[str, Any]:
-    """What a published page must agree with: a hash of its source notebook, and its parameters."""
-    notebook = fingerprint(book_dir / f"{page.notebook}.ipynb", "sha256")
-    return {"notebook": notebook, "parameters": dict(page.parameters or {})}
-
-
-def execute_pages(
-    pages: Sequence[Page],
-    root: str | Path = ROOT,
-    folder: str | Path = "_build/executed/book",
-    jobs: int | None = None,
-) -> list[str]:
-    """Execute with Papermill what has changed, several pages at a time, each in its own process.
-
-    A page that fails stays as `<page>.failed.ipynb` and the others still finish; then every failure is
-    printed with its cell and the end of its traceback. A kernel that does not start, as when another process
-    takes its ports first, is started once more, which is printed.
-
-    Args:
-        pages: started in this order; those without parameters are left out.
-        root: the repository, in which the notebooks run.
-        folder: where executed notebooks go, relative to `root`.
-        jobs: pages at a time; by default as many as there are cores, which they share.
-
-    Returns:
-        The names of the pages that failed.
+    ValueError for an entry that is not as it should be, of a page that is not in the book, or of a figure
+    that its notebook does not have, or has without caption or alt text.
     """
-    root = Path(root).resolve()
-    target = root / folder
-    target.mkdir(parents=True, exist_ok=True)
-    pages = [page for page in pages if page.parameters is not None]
-    keys = {page.name: page_key(page, root / "book") for page in pages}
-    sources = {page.name: page_source(page, root / "book") for page in pages}
-    waiting = [page for page in pages if _stored_key(target / f"{page.name}.ipynb") != keys[page.name]]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = max(1, min(jobs or cores, len(waiting)))
-    threads = max(1, cores // jobs)
-    made = provenance(root) | {"cores": threads}
-    # The book's own kernel, not one that the user installed under the same name.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "JUPYTER_PREFER_ENV_PATH": "1"}
-
-    def say(page: Page, message: str) -> None:
-        nonlocal ended
-        ended += 1
-        print(f"[{ended:2}/{len(pages)}] {page.name:<32} {message}", flush=True)
-
-    ended = 0
-    print(f"{len(waiting)} of {len(pages)} pages to execute, {jobs} at a time", flush=True)
-    for page in pages:
-        if page not in waiting:
-            say(page, "up to date")
-    failures: dict[str, str] = {}
-    restarted: set[str] = set()
-    running: dict[subprocess.Popen[bytes], tuple[Page, float]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                page = waiting.pop(0)
-                running[_start(page, root, target, environment)] = page, time.monotonic()
-            time.sleep(0.05)
-            for process in [p for p in running if p.poll() is not None]:
-                page, started = running.pop(process)
-                seconds = time.monotonic() - started
-                if process.returncode == 0:
-                    facts = {"key": keys[page.name], "source": sources[page.name], **made}
-                    _finish(page, target, facts, seconds)
-                    say(page, f"{seconds:7.1f} s")
-                elif page.name not in restarted and (reason := _kernel_not_started(page, target)):
-                    print(f"{page.name}: {reason}; it is started once more", flush=True)
-                    restarted.add(page.name)
-                    running[_start(page, root, target, environment)] = page, time.monotonic()
-                else:
-                    failures[page.name] = _failure(page, target)
-                    say(page, f"{seconds:7.1f} s  FAILED")
-    finally:
-        for process in running:
-            process.terminate()
-        for process, (page, _) in running.items():
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            (target / f"{page.name}.part.ipynb").unlink(missing_ok=True)
-    for name, report in failures.items():
-        print(f"\n{name} failed{report}", file=sys.stderr, flush=True)
-    return list(failures)
+    file = Path(book_dir) / "params" / "figures.yaml"
+    by_name, found = {page.name: page for page in pages}, {}
+    for entry in read_yaml(file, figures=list)["figures"] if file.exists() else []:
+        fields = {"number": int, "subject": str, "page": str, "parts": dict}
+        if not isinstance(entry, dict) or {k: type(v) for k, v in entry.items()} != fields:
+            raise ValueError(
+                f"{file.name}: a figure is {entry!r}; allowed: {', '.join(fields)}, of those types"
+            )
+        figure = PaperFigure(**entry)
+        check_known("page", figure.page, by_name, f"{file.name}: ")
+        drawn = figures_of(read_notebook(Path(book_dir) / f"{by_name[figure.page].notebook}.ipynb"))
+        for name, part in figure.parts.items():
+            if not isinstance(part, str):
+                raise ValueError(f"{file.name}: part {part!r} of {name}; allowed: a text, empty for none")
+            check_known("figure", name, drawn, f"{file.name}, page {figure.page}: ")
+            if not (drawn[name]["figure"].get("caption") and drawn[name].get("image", {}).get("alt")):
+                raise ValueError(f"{file.name}, page {figure.page}: {name} has no caption or no alt text")
+        if figure.number in found:
+            raise ValueError(f"{file.name}: figure {figure.number} comes twice")
+        found[figure.number] = figure
+    return [found[number] for number in sorted(found)]
 
 
-def _start(page: Page, root: Path, target: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start Papermill; an executed copy of an earlier source must not outlive a failure, so it goes first."""
-    (target / f"{page.name}.ipynb").unlink(missing_ok=True)
-    (target / f"{page.name}.failed.ipynb").unlink(missing_ok=True)
-    # Relative paths, because Papermill writes them into the notebook.
-    source, part = f"book/{page.notebook}.ipynb", target.relative_to(root) / f"{page.name}.part.ipynb"
-    options = [
-        "--no-progress-bar",
-        "--kernel",
-        "python3",
-        "--parameters_yaml",
-        yaml.safe_dump(dict(page.parameters)),
-    ]
-    with open(target / f"{page.name}.log", "wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "papermill", source, str(part), *options],
-            cwd=root,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # on Ctrl-C this process ends them, each with its kernel
-        )
-
-
-def _kernel_not_started(page: Page, target: Path) -> str:
-    """The error of a kernel that came to no cell; empty where Papermill failed for another reason."""
-    log = (target / f"{page.name}.log").read_text("utf-8", "replace")
-    found = re.search(
-        r"^RuntimeError: (Kernel (?:died before replying|didn't respond in).*)", log, re.MULTILINE
-    )
-    return found[1] if found else ""
-
-
-def _stored_key(path: Path) -> str | None:
-    try:
-        return nbformat.read(path, 4).metadata.get("memlib", {}).get("key")
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _finish(page: Page, target: Path, facts: Mapping[str, Any], seconds: float) -> None:
-    """Give an executed page its name, and put into its metadata how it was made."""
-    part, final = target / f"{page.name}.part.ipynb", target / f"{page.name}.ipynb"
-    notebook = nbformat.read(part, 4)
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    notebook.metadata["memlib"] = {**facts, "seconds": round(seconds, 2), "date": date}
-    notebook.metadata.papermill["output_path"] = final.name
-    nbformat.write(notebook, part)
-    part.replace(final)
-
-
-ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-
-
-def _failure(page: Page, target: Path) -> str:
-    """Where and why a page failed: its cell and the traceback's end, or else the end of Papermill's log."""
-    part, failed = target / f"{page.name}.part.ipynb", target / f"{page.name}.failed.ipynb"
-    lines = (target / f"{page.name}.log").read_text("utf-8", "replace").splitlines()
-    cells = []
-    if part.exists():
-        part.replace(failed)
-        cells = [c for c in nbformat.read(failed, 4).cells if c.get("execution_count")]
-    errors = [(c, o) for c in cells for o in c.outputs if o.output_type == "error"]
-    if errors:
-        lines = "\n".join(errors[0][1].traceback).splitlines()
-    # Without an error among the outputs the kernel died, and the last cell that was started did it.
-    cell = errors[0][0] if errors else cells[-1] if cells else None
-    where = f" in cell In [{cell.execution_count}] (see {failed})" if cell else ""
-    return f"{where}:\n" + "\n".join(f"  {ANSI.sub('', line)}" for line in lines[-12:])
+def toc_pages(root: Path = ROOT) -> list[str]:
+    """The files that _toc.yml lists, in its order."""
+    return list(parse_toc_yaml(root / "_toc.yml"))

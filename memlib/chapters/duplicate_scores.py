@@ -1,4 +1,7 @@
-"""Chapter 16: scores of images that occur more than once, compared with those of images that do not."""
+"""Chapter 16: scores of images that occur more than once, compared with those of images that do not.
+
+Every function raises ValueError, naming the argument, for what its docstring does not allow.
+"""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -21,21 +24,16 @@ def with_ordinary(images: ImageSet, found: Sequence[Ints], most: int, seed: int 
 
     Args:
         images: the set in which the groups were found.
-        found: as from `groups`. They are taken whole, in this order, until the next would be too many.
+        found: one or more, as from `groups`, taken whole and in this order until the next is too many.
         most: images of groups, at least those of the first one.
-        seed: of the choice of ordinary ones, among the images in none of the groups; 0 or more.
+        seed: of the choice of ordinary ones, among enough images in none of the groups; 0 or more.
 
     Returns:
-        The set: `kind` is "near-duplicate" or "ordinary", `copies` the size of an
-        image's group, or 1, `original` the first image of its group, or itself, by its position in `images`.
-
-    Raises:
-        ValueError: no groups, the first of more than `most` images, too few ordinary ones of a class, or a
-            seed below 0.
+        The set: `kind` is "near-duplicate" or "ordinary", `copies` the size of an image's group, or 1,
+        `original` the first image of its group, or itself, by its position in `images`.
     """
-    if not len(found) or len(found[0]) > most:
-        sizes = f"{len(found[0])} images in the first group" if len(found) else "no groups"
-        raise ValueError(f"most is {most} with {sizes}; allowed: at least those of the first group")
+    check_range(1, groups=len(found))
+    check_range(len(found[0]), most=most)
     check_range(0, seed=seed)
     taken = found[: int(np.searchsorted(np.cumsum([len(g) for g in found]), most, side="right"))]
     chosen = np.concatenate(taken)
@@ -44,9 +42,7 @@ def with_ordinary(images: ImageSet, found: Sequence[Ints], most: int, seed: int 
     alone = np.setdiff1d(np.arange(len(images)), np.concatenate(found))
     for label, count in zip(*np.unique(images.labels[chosen], return_counts=True), strict=True):
         there = alone[images.labels[alone] == label]
-        if len(there) < count:
-            name = images.classes[label]
-            raise ValueError(f"{count} ordinary images of class {name} are asked for; it has {len(there)}")
+        check_range(count, **{f"the number of ordinary images of class {images.classes[label]}": len(there)})
         parts.append(rng.choice(there, count, replace=False))
     single = np.concatenate(parts)
     every = np.concatenate([chosen, single])
@@ -60,8 +56,8 @@ def compare(result: xr.Dataset, original: Ints, rows: Mapping[str, Bools], seed:
     """Mean scores of several kinds of images at the last epoch, with 95 % intervals over groups and repeats.
 
     Images of a group are no independent cases, and all images of a repeat share its models. So a kind's mean
-    is that of its groups' means, and every draw of the bootstrap takes both groups and repeats with
-    replacement. Where there is one of either, its part of the uncertainty is missing.
+    is that of its groups' means, and every draw of the bootstrap takes groups and repeats with replacement;
+    where there is one of either, its part of the uncertainty is missing.
 
     Args:
         result: as for `memlib.memorization`.
@@ -75,18 +71,14 @@ def compare(result: xr.Dataset, original: Ints, rows: Mapping[str, Bools], seed:
         ends of its interval, `M low`, `M high`; and how much more they are than in the first row, `more M`,
         `more gap`, with theirs. Nats.
 
-    Raises:
-        ValueError: if an argument is not as above.
-
     Source: Owen (2007), the pigeonhole bootstrap; McCullagh (2000).
     """
     log_px, fold_of = checked_arrays(result.isel(epoch=[-1]))
     values, (L, n) = log_px.values[0].astype(np.float64), fold_of.shape
     original = np.asarray(original)
-    if original.shape != (n,) or not len(rows):
-        raise ValueError(
-            f"original is {original.shape}, with {len(rows)} rows; allowed: ({n},), and some rows"
-        )
+    if original.shape != (n,):
+        raise ValueError(f"original is {original.shape}; allowed: ({n},)")
+    check_range(1, rows=len(rows))
     for name, chosen in rows.items():
         if np.shape(chosen) != (n,) or np.asarray(chosen).dtype != bool or not np.any(chosen):
             raise ValueError(f"rows[{name!r}] must be bool ({n},), with at least one image")
@@ -121,24 +113,20 @@ def compare(result: xr.Dataset, original: Ints, rows: Mapping[str, Bools], seed:
 def unseen_group(gap: Floats, fold_of: Ints, original: Ints) -> Floats:
     """How much more training on an image is worth where its duplicates are left out together with it.
 
-    Folds are drawn at random: in some repeats all images of a group are in one fold, so that the model which
-    did not see an image saw none of the others either. The same images are compared with themselves in the
-    other repeats. The mean gap of images without duplicates is subtracted from every repeat's gaps.
-    A part of the difference is due to the models that saw the image: where duplicates are in other folds,
-    some of these models have not seen them.
+    Folds are drawn at random: in some repeats all images of a group are in one fold, and the model which did
+    not see an image saw none of the others. These are compared with other repeats, after the mean gap of
+    images without duplicates is subtracted in each. A part of the difference is due to the models that saw
+    the image: where duplicates are in other folds, some of these have not seen them.
 
     Args:
         gap: of `memlib.memorization` at one epoch, (L, n), nats.
         fold_of: the fold of every image in every repeat, (L, n).
-        original: (n,), the same for the images of a group.
+        original: (n,), the same for the images of a group; at least one image is in none.
 
     Returns:
         Of every group of which both was drawn, in ascending order of `original`, the mean gap where it was
         left out together minus the mean gap where none of its other images was left out with the image; (g,),
         and g may be 0.
-
-    Raises:
-        ValueError: shapes that do not fit, or no image without duplicates.
     """
     gap, fold_of, original = np.asarray(gap, dtype=np.float64), np.asarray(fold_of), np.asarray(original)
     if gap.ndim != 2 or gap.shape != fold_of.shape or original.shape != gap.shape[1:]:
@@ -147,8 +135,7 @@ def unseen_group(gap: Floats, fold_of: Ints, original: Ints) -> Floats:
             "allowed: (L, n), (L, n) and (n,)"
         )
     names, group_of, size = np.unique(original, return_inverse=True, return_counts=True)
-    if not (size == 1).any():
-        raise ValueError("every image has duplicates; allowed: at least one without")
+    check_range(1, **{"images without duplicates": np.count_nonzero(size == 1)})
     gap = gap - gap[:, size[group_of] == 1].mean(1, keepdims=True)
     differences = []
     for g in np.flatnonzero(size > 1):

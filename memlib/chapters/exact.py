@@ -9,7 +9,7 @@ from scipy.stats import multivariate_normal
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from memlib.checks import Floats
+from memlib.checks import Floats, check_range
 from memlib.models import LogitGaussian
 
 
@@ -43,13 +43,10 @@ def gaussian_fold_scores(
     n, d = x.shape
     if folds < 2 or n % folds:
         raise ValueError(f"folds is {folds}; allowed: 2 or more, a divisor of the {n} observations")
-    if covariance.shape != (d, d) or not seed_variance >= 0:
-        raise ValueError(
-            f"covariance has shape {covariance.shape} and seed_variance is {seed_variance}; allowed: "
-            f"({d}, {d}), and 0 or more"
-        )
-    if not np.allclose(covariance, covariance.T) or np.linalg.eigvalsh(covariance).min() <= 0:
-        raise ValueError("covariance is not symmetric and positive definite")
+    check_range(0, seed_variance=seed_variance)
+    square = covariance.shape == (d, d) and np.allclose(covariance, covariance.T)
+    if not square or np.linalg.eigvalsh(covariance).min() <= 0:
+        raise ValueError(f"covariance is {covariance}; allowed: ({d}, {d}), symmetric and positive definite")
     size, of_seed = n - n // folds, covariance + seed_variance * np.eye(d)
 
     def log_p(i: int, seen: int) -> float:
@@ -68,8 +65,7 @@ class LinearGaussian(nn.Module):
 
     $$x = W z + b + \epsilon, \quad z \sim N(0, I_Z), \quad \epsilon \sim N(0, \sigma^2 I_D)$$
 
-    `encode` and `decode` follow the scoring code: a leading model axis E (here 1), observations flat.
-    Everything is computed in float64.
+    `encode` and `decode` follow the scoring code: a leading model axis E (here 1). All is float64.
 
     Args:
         weight: W, (D, Z).
@@ -88,27 +84,18 @@ class LinearGaussian(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor, sigma2: float, inflation: float = 1.0) -> None:
         super().__init__()
         if weight.ndim != 2 or bias.shape != weight.shape[:1]:
-            raise ValueError(
-                f"weight must be (D, Z) and bias (D,), got {tuple(weight.shape)}, {tuple(bias.shape)}"
-            )
+            shapes = tuple(weight.shape), tuple(bias.shape)
+            raise ValueError(f"weight and bias are {shapes}; allowed: (D, Z) and (D,)")
         if not (0 < sigma2 < math.inf and 1 <= inflation < math.inf):
-            raise ValueError(
-                f"sigma2 is {sigma2} and inflation {inflation}; allowed: finite, above 0 and at least 1"
-            )
+            raise ValueError(f"sigma2 is {sigma2}, inflation {inflation}; allowed: above 0, and at least 1")
         self.sigma2, self.inflation = float(sigma2), float(inflation)
         self.register_buffer("weight", weight.detach().double())
         self.register_buffer("bias", bias.detach().double())
 
     def posterior(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Compute p(z | y), a Gaussian, through a Z x Z system.
+        r"""Compute p(z | y), a Gaussian: y (..., D) -> its mean (..., Z) and its covariance (Z, Z), of all y.
 
         $$N(z; (W^T W + \sigma^2 I)^{-1} W^T (y - b), \; \sigma^2 (W^T W + \sigma^2 I)^{-1})$$
-
-        Args:
-            y: (..., D).
-
-        Returns:
-            The mean (..., Z) and the covariance (Z, Z), the same for every y.
         """
         gram = self.weight.T @ self.weight
         inverse = torch.linalg.inv(gram + self.sigma2 * torch.eye(len(gram)).to(gram))
@@ -120,14 +107,7 @@ class LinearGaussian(nn.Module):
         return MultivariateNormal(self.bias, self.weight @ self.weight.T + noise).log_prob(y.double())
 
     def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Propose the posterior mean, and the posterior variances times `inflation`.
-
-        Args:
-            y: (E, B, D).
-
-        Returns:
-            mu and log_var, each (E, B, Z).
-        """
+        """Propose the posterior, its variances inflated: (E, B, D) -> mean and log-variance (E, B, Z)."""
         mean, covariance = self.posterior(y)
         return mean, (self.inflation * covariance.diagonal()).log().expand_as(mean)
 

@@ -11,12 +11,13 @@ import html
 import io
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 from PIL import Image
@@ -60,18 +61,12 @@ class Kin:
     quantity: str = "distance"
 
     def __post_init__(self) -> None:
-        pool, index, values = self.pool, self.index, self.values
-        if pool.dtype != np.uint8 or pool.ndim != 4:
-            raise ValueError(f"pool must be uint8 (m, C, H, W), got {pool.dtype} {pool.shape}")
+        pool, index, values = ImageSet.of(self.pool), self.index, self.values
         if index.ndim != 2 or not np.issubdtype(index.dtype, np.integer) or values.shape != index.shape:
-            raise ValueError(
-                "index must be integers (n, k) and values of that shape, got "
-                f"{index.dtype} {index.shape} and {values.shape}"
-            )
-        if index.size and not -1 <= index.min() <= index.max() < len(pool):
-            raise ValueError(
-                f"index must be in -1..{len(pool) - 1}, rows of the pool, got {index.min()}..{index.max()}"
-            )
+            got = f"index is {index.dtype} {index.shape}, values are {values.shape}"
+            raise ValueError(f"{got}; allowed: integers (n, k), and as many values")
+        for row in (index.min(initial=0), index.max(initial=0)):
+            check_range(-1, len(pool) - 1, **{"row of the pool": row})
 
 
 def nearest_of(images: NDArray[np.uint8], pool: NDArray[np.uint8] | None = None) -> Kin:
@@ -84,17 +79,13 @@ def nearest_of(images: NDArray[np.uint8], pool: NDArray[np.uint8] | None = None)
 
 def duplicates_of(images: ImageSet, pairs: Pairs, most: int = 6) -> Kin:
     """The near-duplicates of every image, at most `most` each, from what `near_duplicates` returns."""
-    first, second = np.concatenate([pairs.first, pairs.second]), np.concatenate([pairs.second, pairs.first])
-    correlation = np.tile(pairs.correlation, 2)
-    order = np.lexsort((second, -correlation, first))
-    first, second, correlation = first[order], second[order], correlation[order]
-    place = np.arange(len(first)) - np.searchsorted(first, first)  # 0, 1, ... within each image
-    kept = place < most
-    at = first[kept], place[kept]
-    index = np.full((len(images), min(most, place.max(initial=0) + 1)), -1)
-    values = np.full(index.shape, np.nan)
-    index[at], values[at] = second[kept], correlation[kept]
-    return Kin(images.images, index, values, "correlation")
+    one_way = pd.DataFrame(pairs._asdict())
+    both = pd.concat([one_way, one_way.rename(columns={"first": "second", "second": "first"})])
+    both = both.sort_values(["first", "correlation", "second"], ascending=[True, False, True])
+    both["place"] = both.groupby("first").cumcount()
+    kept, every = both[both.place < most].set_index(["first", "place"]), range(len(images))
+    index, values = (kept[column].unstack().reindex(every) for column in ("second", "correlation"))  # (n, k)
+    return Kin(images.images, index.fillna(-1).to_numpy(np.int64), values.to_numpy(), "correlation")
 
 
 def explore(
@@ -108,26 +99,21 @@ def explore(
     all of that is shown, M at every evaluated epoch, and its kin.
 
     Args:
-        result: what `memlib.run` or `memlib.cross_fit` returns.
-        images: the images behind it.
-        kin: by title, not empty, for example "nearest sample", what to show beside an image.
+        result, images: what `memlib.run` or `memlib.cross_fit` returns, and the images behind it.
+        kin: by title, for example "nearest sample", what to show beside an image; n of it, from a
+            pool of the images' shape.
         count: images that the widgets hold at once, at least 3: of more that match, a third are the highest,
             a sixth the lowest, the others spread evenly over the ranks between.
 
     Raises:
-        ValueError: `count` below 3 or too high for one picture of all, images other than the result's, an
-            empty title, or kin of another number or shape.
+        ValueError: an argument not as above, or `count` too high for one picture of all.
     """
-    n, kin, shape = result.sizes["observation"], dict(kin or {}), images.images.shape[1:]
+    n, kin, shape = len(images), kin or {}, images.images.shape[1:]
     check_range(3, count=count)
     check_images(result, images)
     for name, k in kin.items():
-        if not name:
-            raise ValueError(f"a title of kin is {name!r}; allowed: text that is not empty")
-        if len(k.index) != n:
-            raise ValueError(f"{name} must be of the result's {n} observations, got {len(k.index)}")
-        if k.pool.shape[1:] != shape:
-            raise ValueError(f"the pool of {name} must have images of {shape}, got {k.pool.shape[1:]}")
+        if (got := (len(k.index), *k.pool.shape[1:])) != (n, *shape):
+            raise ValueError(f"kin {name!r} is of {got}; allowed: {(n, *shape)}, as the images are")
     held, most = min(n, count), (_SHEET // max(_shown_size(shape))) ** 2
     pictures = held + sum(min(held * k.index.shape[1], len(k.pool)) for k in kin.values())
     if pictures > most:
@@ -140,8 +126,8 @@ def explore(
     ]
 
     def refresh(_: object) -> None:
-        chosen = zip(menus, (options for _, options in view.filters), strict=True)
-        shown = [[everything, *options.values()][menu.index] for menu, options in chosen]
+        chosen = zip(menus, view.filters, strict=True)
+        shown = [[everything, *options.values()][menu.index] for menu, (_, options) in chosen]
         gallery.value = view.page(np.all([everything, *shown], axis=0))
 
     for i, menu in enumerate(menus):
@@ -166,43 +152,40 @@ class _View:
         if "khat" in last and np.isfinite(khat := last.khat[0].max("repeat").values).any():
             fine = last.khat[0] <= khat_thresholds(last.num_samples.values[0])
             self.khat, self.trusted = khat, fine.all("repeat").values  # of all models of an image
-        self.filters = self._filters(memorized(last, rate=_RATE).values[0])
+        self.filters = list(self._filters(memorized(last, rate=_RATE).values[0]))
         self.group = f"explorer-{next(self._made)}"
 
-    def _filters(self, listed: Bools) -> list[tuple[str, Options]]:
+    def _filters(self, listed: Bools) -> Iterator[tuple[str, Options]]:
         """Labels and options, besides the one that shows all; only of what the run has."""
         M, U, error = self.M, self.U, self.errors[-1]
         labels, classes = self.images.labels, self.images.classes
-        filters: list[tuple[str, Options]] = []
         if len(classes) > 1:
-            filters.append(("Class", {classes[k]: labels == k for k in np.unique(labels)}))
+            yield "Class", {classes[k]: labels == k for k in np.unique(labels)}
         known = M[np.isfinite(M)]
         if len(known) >= least_observations(_LEVEL):
             low, half, high = np.quantile(known, [1 - _LEVEL, 0.5, _LEVEL])
             bands = {"highest 5 %": M > high, "upper half": M > half}
-            filters.append(("Score M", {**bands, "lower half": M <= half, "lowest 5 %": M < low}))
+            yield "Score M", {**bands, "lower half": M <= half, "lowest 5 %": M < low}
         if np.isfinite(U).all():
             low, high = np.quantile(U, [0.2, 0.8])
             fifths = {"lowest fifth": U <= low, "between": (U > low) & (U < high), "highest fifth": U >= high}
-            filters.append(("log p(x): U", fifths))
+            yield "log p(x): U", fifths
         if np.isfinite(error).all():
             half = np.median(error)
-            filters.append(("Standard error", {"smaller half": error <= half, "larger half": error > half}))
+            yield "Standard error", {"smaller half": error <= half, "larger half": error > half}
         if listed.any():
-            options = {f"listed at FDR {_RATE:.0%}": listed, "not listed": ~listed}
-            filters.append(("Training matters", options))
+            yield "Training matters", {f"listed at FDR {_RATE:.0%}": listed, "not listed": ~listed}
         if np.isfinite(self.khat).any():
-            filters.append(("Pareto k-hat", {"trusted": self.trusted, "too high": ~self.trusted}))
+            yield "Pareto k-hat", {"trusted": self.trusted, "too high": ~self.trusted}
         for name, kin in self.kin.items():
             has = (kin.index >= 0).any(axis=1)
             if not has.all():
-                filters.append((name[:1].upper() + name[1:], {"with": has, "without": ~has}))
-        return filters
+                yield name[:1].upper() + name[1:], {"with": has, "without": ~has}
 
     def page(self, matching: Bools) -> str:
         """The HTML of the images that match, or of `count` among them."""
         chosen, total = self._chosen(matching), int(matching.sum())
-        pictures = {("", int(i)): self.images.images[i] for i in chosen}  # by where they are from, each once
+        pictures = {(None, int(i)): self.images.images[i] for i in chosen}  # each once, by where it is from
         for name, kin in self.kin.items():
             pictures |= {(name, int(j)): kin.pool[j] for j in np.unique(kin.index[chosen]) if j >= 0}
         sprite = _Sprite(pictures, self.images.images.shape[1:])
@@ -239,18 +222,16 @@ class _View:
 
     def _tile(self, i: int, sprite: "_Sprite", first: bool) -> str:
         """An image to be chosen, its scores, and what resembles it."""
-        shown_by = [
-            f"f{f}-{j}"
-            for f, (_, options) in enumerate(self.filters)
-            for j, shown in enumerate(options.values(), start=1)
-            if shown[i]
+        options = [
+            (f, j, shown) for f, (_, o) in enumerate(self.filters) for j, shown in enumerate(o.values())
         ]
+        shown_by = [f"f{f}-{j + 1}" for f, j, shown in options if shown[i]]
         classes, error = self.images.classes, self.errors[-1, i]
         kind = f", {html.escape(classes[self.images.labels[i]])}" if len(classes) > 1 else ""
         called, M = f"Image {self.images.index[i]}{kind}", _number(self.M[i])
         sure = f" ± {_number(error)}" if np.isfinite(error) else ""
-        facts = [f"<b>{called}</b>", f"M {M}{sure} nats"]
-        facts += [f"matched {_number(self.matched[i])}", f"U {_number(self.U[i])}"]
+        facts = [f"<b>{called}</b>", f"M {M}{sure} nats", f"matched {_number(self.matched[i])}"]
+        facts.append(f"U {_number(self.U[i])}")
         if not np.isnan(self.khat[i]):
             khat = "\N{INFINITY}" if np.isinf(self.khat[i]) else f"{self.khat[i]:.2f}"
             facts.append(f"k-hat {khat}" + ("" if self.trusted[i] else ", too high"))
@@ -264,8 +245,8 @@ class _View:
         return (
             f'<li class="tile {" ".join(shown_by)}"><label>'
             f'<input type="radio" name="{self.group}" value="{i}"{" checked" if first else ""}>'
-            f'{sprite.picture(("", i))}<span class="said">{called}, M {M} nats</span></label>'
-            f'<div class="detail">{sprite.picture(("", i), "large")}<p>{"<br>".join(facts)}</p>'
+            f'{sprite.picture((None, i))}<span class="said">{called}, M {M} nats</span></label>'
+            f'<div class="detail">{sprite.picture((None, i), "large")}<p>{"<br>".join(facts)}</p>'
             f"{_curve(self.epochs, self.curves[:, i], self.errors[:, i])}"
             f'<div class="kin">{beside}</div></div></li>'
         )
@@ -280,20 +261,20 @@ def _shown_size(shape: Shape) -> tuple[int, int]:
 class _Sprite:
     """Many images as one picture, of which each shows its part: PNG if gray, else WebP of quality 90."""
 
-    def __init__(self, pictures: Mapping[tuple[str, int], NDArray[np.uint8]], shape: Shape):
-        channels, (height, width) = shape[0], _shown_size(shape)
+    def __init__(self, pictures: Mapping[tuple[str | None, int], NDArray[np.uint8]], shape: Shape):
+        gray, (height, width) = shape[0] == 1, _shown_size(shape)
         self._place = {key: k for k, key in enumerate(pictures)}
         self._columns = max(2, math.ceil(math.sqrt(len(pictures))))
         self._rows = max(2, -(-len(pictures) // self._columns))
-        sheet = Image.new("L" if channels == 1 else "RGB", (self._columns * width, self._rows * height))
+        sheet = Image.new("L" if gray else "RGB", (self._columns * width, self._rows * height))
         for k, image in enumerate(pictures.values()):
-            picture = Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0))
-            if (height, width) != shape[1:]:
-                picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+            picture = Image.fromarray(image[0] if gray else image.transpose(1, 2, 0))
             row, column = divmod(k, self._columns)
-            sheet.paste(picture, (column * width, row * height))
-        file, kind = io.BytesIO(), "png" if channels == 1 else "webp"
-        sheet.save(file, kind, **({"optimize": True} if channels == 1 else {"quality": 90, "method": 6}))
+            sheet.paste(
+                picture.resize((width, height), Image.Resampling.LANCZOS), (column * width, row * height)
+            )
+        file, kind = io.BytesIO(), "png" if gray else "webp"
+        sheet.save(file, kind, **({"optimize": True} if gray else {"quality": 90, "method": 6}))
         self.name = f"images-{hashlib.sha256(file.getvalue()).hexdigest()[:12]}"
         self.style = (
             f".{self.name}{{background-image:url(data:image/{kind};base64,"
@@ -301,7 +282,7 @@ class _Sprite:
             f"background-size:{self._columns}00% {self._rows}00%;--ratio:{shape[2]}/{shape[1]}}}"
         )
 
-    def picture(self, key: tuple[str, int], more: str = "") -> str:
+    def picture(self, key: tuple[str | None, int], more: str = "") -> str:
         """One image; said in words by the text beside it."""
         row, column = divmod(self._place[key], self._columns)
         x, y = 100 * column / (self._columns - 1), 100 * row / (self._rows - 1)
@@ -322,12 +303,9 @@ def _curve(epochs: Ints, M: Floats, error: Floats) -> str:
         return ""
     epochs, M, reach = epochs[known], M[known], np.nan_to_num(error[known], posinf=0.0)
     low, high = min(0.0, (M - reach).min()), max(0.0, (M + reach).max())
-    left, right, top, bottom = 46, 290, 8, 92
-    x = left + (right - left) * (epochs - epochs[0]) / max(epochs[-1] - epochs[0], 1)
-    zero, y, upper, lower = (
-        bottom - (bottom - top) * (value - low) / ((high - low) or 1)
-        for value in (0, M, M + reach, M - reach)
-    )
+    x = 46 + 244 * (epochs - epochs[0]) / max(epochs[-1] - epochs[0], 1)  # of 300 wide, 124 high
+    curves = (np.zeros_like(M), M, M + reach, M - reach)
+    zero, y, upper, lower = (92 - 84 * (curve - low) / ((high - low) or 1) for curve in curves)
     said = "; ".join(f"epoch {e}: {_number(m)}" for e, m in zip(epochs, M, strict=True))
     bars = "".join(f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in zip(x, lower, upper, strict=True))
     points = list(zip(x, y, strict=True))
@@ -335,12 +313,11 @@ def _curve(epochs: Ints, M: Floats, error: Floats) -> str:
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
     return (
         f'<svg viewBox="0 0 300 124" role="img" aria-label="M by epoch, in nats. {said}">'
-        f'<path d="M{left} {zero:.1f}H{right}" stroke="currentColor" opacity="0.4" stroke-dasharray="3 3"/>'
+        f'<path d="M46 {zero[0]:.1f}H290" stroke="currentColor" opacity="0.4" stroke-dasharray="3 3"/>'
         f'<path d="{bars}" stroke="currentColor" opacity="0.5"/>'
         f'<polyline points="{line}" fill="none" stroke="currentColor" stroke-width="1.5"/>{dots}'
-        f'<text x="{left - 8}" y="{top + 4}" text-anchor="end">{_number(high)}</text>'
-        f'<text x="{left - 8}" y="{bottom}" text-anchor="end">{_number(low)}</text>'
-        f'<text x="{left}" y="{bottom + 16}">{epochs[0]}</text>'
-        f'<text x="{right}" y="{bottom + 16}" text-anchor="end">{epochs[-1]}</text>'
-        f'<text x="{(left + right) / 2}" y="{bottom + 16}" text-anchor="middle">M over epochs</text></svg>'
+        f'<text x="38" y="12" text-anchor="end">{_number(high)}</text>'
+        f'<text x="38" y="92" text-anchor="end">{_number(low)}</text><text x="46" y="108">{epochs[0]}</text>'
+        f'<text x="290" y="108" text-anchor="end">{epochs[-1]}</text>'
+        '<text x="168.0" y="108" text-anchor="middle">M over epochs</text></svg>'
     )

@@ -1,25 +1,27 @@
-"""What a chapter calls: the check of its parameters, the table of what was run, the record of its numbers."""
+"""What a chapter calls: the check of its parameters, table and record of its run, record of its numbers."""
 
 import ast
+import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from memlib.chapters.paper import REPORTED, settings
-from memlib.checks import check_known
-from memlib.experiment import EXPERIMENTS
+from memlib.checks import check_known, check_range, check_share
+from memlib.experiment import EXPERIMENTS, Experiment
 from memlib.memorization import least_observations
 
 FEWEST_IMAGES = least_observations(0.95)  # chapters call the top 5 % of the images highly memorized
 _TYPES = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 _RECORD = "application/papermill.record/text/plain"
+check_shares = check_share  # of parameters, before anything trains
+RUN = "memlib_run"  # name of its record
 
 
 def check_parameters(**minimum: int) -> None:
@@ -34,32 +36,23 @@ def check_parameters(**minimum: int) -> None:
     Raises:
         ValueError: naming the parameter, what is allowed, and the nearest declared name.
     """
-    history = list(_history())
+    shell = _shell()
+    history = shell.user_ns.get("In", []) if shell is not None else []
     injected: dict[str, Any] = {}
     for source in reversed(history):
         if declared := declared_parameters(source):
             check_values(declared, injected, "this notebook")
             for name, least in minimum.items():
-                if not injected.get(name, least) >= least:  # so that NaN is none
-                    raise ValueError(f"this notebook: {name} is {injected[name]}; allowed: {least} or more")
+                check_range(least, **{name: injected.get(name, least)})
             return
         # Papermill puts its cell directly behind the parameters; a later run by hand may come in between.
         injected = injected or _injected(source)
 
 
-def check_shares(**values: float) -> None:
-    """Refuse parameters that are not between 0 and 1, such as levels of intervals, before anything trains.
-
-    Raises:
-        ValueError: naming the parameter.
-    """
-    for name, value in values.items():
-        if not 0 < value < 1:
-            raise ValueError(f"this notebook: {name} is {value}; allowed: between 0 and 1")
-
-
 def describe(result: xr.Dataset) -> pd.DataFrame:
     """What was run, where, at which size, and the paper's settings where the paper has the data set.
+
+    The run is recorded as well, as by `record_run`.
 
     Args:
         result: what `memlib.run` returned.
@@ -67,6 +60,7 @@ def describe(result: xr.Dataset) -> pd.DataFrame:
     Returns:
         A table with a column "this page" and, for the paper's data sets, a column "paper".
     """
+    record_run(result)
     request, runs = json.loads(result.request), json.loads(result.runs)
     sizes = result.sizes
 
@@ -87,6 +81,8 @@ def describe(result: xr.Dataset) -> pd.DataFrame:
         }
 
     here = rows(request, sizes["observation"], sizes["repeat"], sizes["fold"])
+    if sizes["epoch"] < len(range(0, request["epochs"], request["score_every"])):
+        here["log p(x)"] += f"; here of epoch {', '.join(map(str, result.epoch.values))} alone"
     last = result.isel(epoch=-1)
     counts = np.unique(last.num_samples)
     used = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -109,6 +105,14 @@ def describe(result: xr.Dataset) -> pd.DataFrame:
             table["paper"] = rows(paper, reported.num_images, paper["repeats"], paper["folds"])
             table["paper"]["device"] = "GTX 1660 SUPER; all experiments about 200 hours"
     return pd.DataFrame(table).fillna("")
+
+
+def record_run(result: xr.Dataset) -> None:
+    """Store in an executed notebook what was run, where the book's builder finds it."""
+    request = json.loads(result.request) | {"repeats": result.sizes["repeat"]}
+    fields = {f.name: request[f.name] for f in dataclasses.fields(Experiment) if f.name in request}
+    folder = Path(result.attrs.get("folder", "")).name  # its place is of one machine
+    record(**{RUN: json.dumps({"experiment": fields, "folder": folder})})
 
 
 def record(**headlines: float | int | str) -> dict[str, Any]:
@@ -144,11 +148,11 @@ class _Headlines(dict[str, Any]):
 def read_records(path: str | Path) -> dict[str, Any]:
     """What `record` stored in an executed notebook."""
     records = {}
-    for cell in nbformat.read(path, 4).cells:
+    for cell in json.loads(Path(path).read_text("utf-8"))["cells"]:
         for output in cell.get("outputs", []):
             name = output.get("metadata", {}).get("scrapbook", {}).get("name")
-            if name and _RECORD in output.data:
-                text = output.data[_RECORD]
+            if name and _RECORD in output["data"]:
+                text = "".join(output["data"][_RECORD])
                 records[name] = float(text) if text in ("nan", "inf", "-inf") else ast.literal_eval(text)
     return records
 
@@ -167,14 +171,12 @@ def _prepare_display() -> None:
         pd.set_option("display.max_colwidth", None)
 
 
-def _history() -> Iterable[str]:
-    shell = _shell()
-    return shell.user_ns.get("In", []) if shell is not None else []
-
-
 def declared_parameters(source: str) -> dict[str, str]:
     """Name -> annotation of a cell of nothing but annotated values (`epochs: int = 4`); empty for another."""
-    body = _parse(source)
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # of a magic
+        return {}
     if not all(isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name) and s.value for s in body):
         return {}
     return {s.target.id: ast.unparse(s.annotation) for s in body}
@@ -182,24 +184,10 @@ def declared_parameters(source: str) -> dict[str, str]:
 
 def _injected(source: str) -> dict[str, Any]:
     """Name -> value of the cell that Papermill adds; empty for any other cell."""
-    if not source.lstrip().startswith("# Parameters"):
-        return {}
-    body = [s for s in _parse(source) if isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Name)]
-    return {s.targets[0].id: _literal(s.value) for s in body}
-
-
-def _parse(source: str) -> list[ast.stmt]:
-    try:
-        return ast.parse(source).body
-    except SyntaxError:
-        return []
-
-
-def _literal(node: ast.expr) -> Any:
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return float("nan")  # Papermill writes infinities and NaN as calls of float()
+    values: dict[str, Any] = {}
+    if source.lstrip().startswith("# Parameters"):
+        exec(source, {}, values)  # assignments of plain values
+    return values
 
 
 def check_values(declared: Mapping[str, str], given: Mapping[str, Any], where: str) -> None:

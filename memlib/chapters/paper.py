@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -18,7 +18,8 @@ from memlib.checks import Floats, check_known
 from memlib.experiment import EXPERIMENTS
 
 Bins = tuple[float, float, float]
-Estimate = tuple[float, float]  # a number and its standard error
+Row = dict[str, str]  # of the table of figures: `paper`, `here`, `verdict`, as `table_row` takes them
+Estimate = tuple[float, float]  # a number and its standard error over repeats
 
 NEIGHBORS_CLAIM = "the distance ratio is unrelated to memorization"
 WEAK = 0.1  # rank correlations up to here count as no relation
@@ -54,19 +55,14 @@ REPORTED: dict[str, Reported] = {
 }
 
 
-def bins(experiment: str, kind: str) -> Floats | None:
-    """Edges of the paper's bins for an experiment, or None where it has none.
-
-    Args:
-        experiment: a name in `memlib.EXPERIMENTS`.
-        kind: "log_p", of the log-probability, or "scores", of M.
+def bins(experiment: str, kind: Literal["log_p", "scores"]) -> Floats | None:
+    """Edges of the paper's bins of log P or of M in an experiment, or None where it has none.
 
     >>> bins("mnist-lr3", "log_p")[:3]
     array([-150., -140., -130.])
     """
     check_known("experiment", experiment, EXPERIMENTS)
-    check_known("kind of bins", kind, ("log_p", "scores"))
-    given = getattr(REPORTED.get(experiment), kind, None)
+    given = getattr(REPORTED[experiment], kind) if experiment in REPORTED else None
     if given is None:
         return None
     start, end, width = given
@@ -74,11 +70,7 @@ def bins(experiment: str, kind: str) -> Floats | None:
 
 
 def score_bins(experiment: str, M: ArrayLike) -> Bins:
-    """Bins of M: the paper's, or where it has none 25 over the middle 99 % of the scores.
-
-    Returns:
-        Width, start and end, as `memlib.figures.ratio_by_score` takes them.
-    """
+    """Width, start and end of the paper's bins of M, or where it has none of 25 over its middle 99 %."""
     edges = bins(experiment, "scores")
     if edges is None:
         edges = np.linspace(*np.quantile(M, (0.005, 0.995)), 26)
@@ -87,17 +79,14 @@ def score_bins(experiment: str, M: ArrayLike) -> Bins:
 
 def table_row(
     experiment: str, result: xr.Dataset, paper: str, here: str, verdict: str, in_place_of: str = ""
-) -> dict[str, str]:
+) -> Row:
     """A page's row of the table of figures, to be recorded with the page's headlines.
 
     Args:
         experiment: the name in `memlib.EXPERIMENTS` that the run is a variant of.
         result: what `memlib.run` returned.
-        paper: what the paper reports.
-        here: the same of this run.
-        verdict: how the two compare.
-        in_place_of: the experiment whose data are absent and that this run stands in for; then nothing is
-            compared.
+        paper, here, verdict: what the paper reports, the same of this run, and how the two compare.
+        in_place_of: the experiment whose data are absent; this run stands in for it, and is not compared.
 
     Returns:
         The strings table_run, table_paper, table_here and table_verdict; compared, the verdict alone; and
@@ -135,14 +124,10 @@ def table_row(
     }
 
 
-def extremes(experiment: str, M: ArrayLike) -> dict[str, str]:
-    """The rows `paper`, `here` and `verdict` of `table_row` for the range of the score.
+def extremes(experiment: str, M: ArrayLike) -> Row:
+    """The range of M (n,), in nats, beside that of an experiment.
 
     Ends of the range are of the same order where neither is more than three times the other.
-
-    Args:
-        experiment: the name in `memlib.EXPERIMENTS` whose reported numbers M is put beside.
-        M: (n,), in nats.
     """
     lowest, median, highest = np.min(M), np.median(M), np.max(M)
     here = f"M from {_number(lowest)} to {_number(highest)}, median {median:.1f} nats"
@@ -163,8 +148,8 @@ def extremes(experiment: str, M: ArrayLike) -> dict[str, str]:
     return {"paper": f"{ends}, median {reported.median:g} nats", "here": here, "verdict": verdict}
 
 
-def outliers(in_lowest: float, null: float, upper_half: float) -> dict[str, str]:
-    """The rows for the claim that memorized images are not only the improbable ones.
+def outliers(in_lowest: float, null: float, upper_half: float) -> Row:
+    """Are memorized images not only the improbable ones?
 
     It holds where fewer than half of the highly memorized images are among the 5 % least probable, outliers.
 
@@ -183,17 +168,15 @@ def outliers(in_lowest: float, null: float, upper_half: float) -> dict[str, str]
     }
 
 
-def training(
-    growth: Sequence[Estimate], less: Estimate, q95: tuple[float, float], repeats: int
-) -> dict[str, str]:
-    """The rows for the claims about training at two learning rates.
+def training(growth: Sequence[Estimate], less: Estimate, q95: tuple[float, float], repeats: int) -> Row:
+    """Does memorization grow during training, and is it less at the smaller of two learning rates?
 
     A difference whose 95 % interval, by Student's t over the repeats, holds zero decides nothing.
 
     Args:
-        growth: growth of the mean gap from the first evaluated epoch to the last, at the larger and at the
-            smaller rate, each with its standard error over repeats, in nats.
-        less: mean gap at the end, at the larger rate minus at the smaller, with its standard error.
+        growth: of the mean gap from the first evaluated epoch to the last, in nats, at the larger and at the
+            smaller rate.
+        less: mean gap at the end, at the larger rate minus at the smaller.
         q95: 0.95 quantile of M at the end, at the larger and at the smaller rate, in nats.
         repeats: behind the standard errors.
     """
@@ -215,15 +198,14 @@ def training(
 
 def neighbors(
     matched: tuple[float, float, float], rank: float, null: float, published: float, found: float
-) -> dict[str, str]:
-    """The rows for the claim that nearest neighbors do not see memorization.
+) -> Row:
+    """Do nearest neighbors not see memorization?
 
     Args:
         matched: rank correlation of the matched M with the corrected distance ratio, and the ends of its
             interval. It decides: the bias of the paper's M goes with the distances too.
-        rank: the same of the paper's M.
-        null: of the paper's M in a run in which nothing is memorized.
-        published: of the paper's M with the ratio as the published code computes it.
+        rank, null, published: that of the paper's M; where nothing is memorized; and with the ratio as the
+            published code computes it.
         found: share of the highly memorized images among the 5 % with the largest ratio, 0..1.
     """
     center, low, high = matched

@@ -1,9 +1,12 @@
 """Image sets in which it is known what is an outlier, a copy or nearly one, and what not.
 
 `plant` makes training sets (chapters 15, 16, 22), `cheat` and `mixture` what a cheating generator would pass
-off as samples (chapter 20).
+off as samples (chapter 20). Every function raises ValueError, naming the argument, for what its docstring
+does not allow.
 """
 
+import functools
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -57,29 +60,23 @@ def plant(
     """Plant copies, near-duplicates, outliers and noise into images of a set.
 
     Every original is another image of `images`. Outliers are images cut into squares of 8 x 8 pixels in
-    random order; noise images are images whose pixels are all in random order, with a class drawn at random.
-    Both keep the gray values that images of the set have.
+    random order; noise are images whose pixels are all in random order, with a class drawn at random.
 
     Args:
-        images: where originals and ordinary images are drawn from. To make outliers, their height and width
-            must be multiples of 8, 32 or more.
-        ordinary: images that are in the set once, unchanged.
+        images: n to draw originals and ordinary images from. To make outliers, their height and width must be
+            multiples of 8, 32 or more.
+        ordinary: images that are in the set once, unchanged; at least 1, and with all originals n at most.
         copies: times in the set, at least 2 -> originals that are there so often.
         near: originals with four near-duplicates each, shifted by one pixel.
-        outliers: times in the set -> shuffled images that are there so often.
+        outliers: times in the set, at least 1 -> shuffled images that are there so often.
         noise: images of noise.
         seed: of all choices, 0 or more.
-
-    Raises:
-        ValueError: a number below 0, no ordinary images, copies that are there less than twice, outliers less
-            than once, outliers of another size, or more originals than there are images.
     """
     check_range(1, ordinary=ordinary)
     check_range(0, near=near, noise=noise, seed=seed)
     for name, each, least in (("copies", copies, 2), ("outliers", outliers, 1)):
         check_range(0, **{f"{name}[{times}]": count for times, count in each.items()})
-        if wrong := [times for times in each if times < least]:
-            raise ValueError(f"{name} has the key {wrong[0]}; allowed: {least} or more times in the set")
+        check_range(least, **{f"a key of {name}": min(each, default=least)})
     sides = images.images.shape[2:]
     if any(outliers.values()) and any(side < LEAST or side % BLOCK for side in sides):
         raise ValueError(
@@ -90,21 +87,17 @@ def plant(
     if needed > len(images):
         raise ValueError(f"{needed} originals are asked for; allowed: at most the {len(images)} images given")
     rng = np.random.default_rng(seed)
-    left = iter(rng.permutation(len(images))[:needed])
-    parts: list[tuple[NDArray, int, str, int]] = []  # image, original, kind, copies
-
-    def take(count: int) -> list[tuple[NDArray, int]]:
-        return [(images.images[i], i) for i in (next(left) for _ in range(count))]
-
-    parts += [(x, i, "ordinary", 1) for x, i in take(ordinary)]
-    for times, originals in copies.items():
-        parts += [(x, i, "copy", times) for x, i in take(originals) for _ in range(times)]
+    originals = ((images.images[i], i) for i in rng.permutation(len(images)))
+    take = functools.partial(itertools.islice, originals)  # the next so many
+    parts = [(x, i, "ordinary", 1) for x, i in take(ordinary)]  # image, original, kind, copies
+    for times, count in copies.items():
+        parts += [(x, i, "copy", times) for x, i in take(count) for _ in range(times)]
     for x, i in take(near):
         versions = [x, *(np.roll(x, shift, axis=(1, 2)) for shift in SHIFTS)]
         parts += [(version, i, "near-duplicate", 1) for version in versions]
-    for times, originals in outliers.items():
+    for times, count in outliers.items():
         kind = "outlier" if times == 1 else "copied outlier"
-        for x, i in take(originals):
+        for x, i in take(count):
             parts += [(_shuffled(x, rng), i, kind, times)] * times
     parts += [(rng.permutation(x.ravel()).reshape(x.shape), i, "noise", 1) for x, i in take(noise)]
 
@@ -122,9 +115,8 @@ def _shuffled(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.
     """The squares of an image (C, H, W) in random order."""
     C, rows, columns = len(image), image.shape[1] // BLOCK, image.shape[2] // BLOCK
     squares = image.reshape(C, rows, BLOCK, columns, BLOCK).transpose(1, 3, 0, 2, 4)
-    squares = rng.permutation(squares.reshape(rows * columns, C, BLOCK, BLOCK))
-    squares = squares.reshape(rows, columns, C, BLOCK, BLOCK).transpose(2, 0, 3, 1, 4)
-    return np.ascontiguousarray(squares).reshape(image.shape)
+    mixed = rng.permutation(squares.reshape(rows * columns, C, BLOCK, BLOCK)).reshape(squares.shape)
+    return mixed.transpose(2, 0, 3, 1, 4).reshape(image.shape)
 
 
 def by_kind(planted: Planted, values: ArrayLike) -> pd.DataFrame:
@@ -132,16 +124,13 @@ def by_kind(planted: Planted, values: ArrayLike) -> pd.DataFrame:
 
     Args:
         planted: the set.
-        values: of its images, (n,).
+        values: one of each of its images, (n,).
 
     Returns:
         A row for each of "ordinary", "copy, 2 times", ..., "near-duplicate", "outlier", "noise" that is
         there, with its `kind`, `times` in the set, `images`, `originals`, the `mean` over images and its
         95 % interval, `low`, `high`: by Student's t over the means of the originals, as images of one
         original are no independent cases; NaN where there is one original only.
-
-    Raises:
-        ValueError: values of another shape.
     """
     values = np.asarray(values, dtype=np.float64)
     if values.shape != planted.kind.shape:
@@ -160,26 +149,20 @@ def by_kind(planted: Planted, values: ArrayLike) -> pd.DataFrame:
 def cheat(kind: str, images: NDArray[np.uint8], count: int, seed: int = 0) -> NDArray[np.uint8]:
     """Make "samples" of training images, as a generator would that has learned nothing but to copy.
 
-    - `copies`: of training images, each once as long as there are more; so are the next three.
-    - `flipped copies`: mirrored left to right.
-    - `shifted copies`: by one pixel up, down, left or right; what leaves comes in on the other side.
-    - `noisy copies`: with normal noise of standard deviation 25 on the levels 0 to 255, clipped to them.
-    - `few copies`: of 20 of the training images, in turn.
-
     Args:
-        kind: one of `CHEATS`.
-        images: the training images, uint8 (n, C, H, W).
+        kind: `copies` of training images, each once as long as there are more; `flipped copies`, mirrored
+            left to right; `shifted copies`, by one pixel in one of four directions, around the edges; `noisy
+            copies`, with normal noise of standard deviation 25 on the levels 0 to 255, clipped to them; `few
+            copies`, of 20 of the images, in turn.
+        images: the training images, uint8 (n, C, H, W), C = 1 or 3.
         count: of the samples, at least 1.
         seed: of all choices, 0 or more.
 
     Returns:
         uint8 (count, C, H, W).
-
-    Raises:
-        ValueError: a value that is not allowed.
     """
     check_known("cheat", kind, CHEATS)
-    _check_images("images", images)
+    images = ImageSet.of(images).images
     check_range(1, count=count)
     check_range(0, seed=seed)
     rng = np.random.default_rng(seed)
@@ -203,18 +186,14 @@ def mixture(
     """Put copies in the places of some samples, drawn at random.
 
     Args:
-        copies, samples: uint8 of one shape (m, C, H, W).
+        copies, samples: uint8 of one shape (m, C, H, W), C = 1 or 3.
         share: of the places, 0 to 1, rounded to whole images.
         seed: 0 or more.
 
     Returns:
         uint8 (m, C, H, W); with the same seed a larger share keeps the copies of a smaller one.
-
-    Raises:
-        ValueError: shapes that differ, another share, or another seed.
     """
-    _check_images("copies", copies)
-    _check_images("samples", samples)
+    copies, samples = (ImageSet.of(x).images for x in (copies, samples))
     if copies.shape != samples.shape:
         raise ValueError(f"copies are {copies.shape}, samples {samples.shape}; allowed: the same shape")
     check_range(0, 1, share=share)
@@ -223,10 +202,3 @@ def mixture(
     mixed = samples.copy()
     mixed[places] = copies[places]
     return mixed
-
-
-def _check_images(name: str, images: NDArray) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        raise ValueError(
-            f"{name} are {images.dtype} {images.shape}; allowed: uint8 (n, C, H, W), n at least 1"
-        )

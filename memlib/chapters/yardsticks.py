@@ -1,4 +1,8 @@
-"""Chapters 20 and 21: all yardsticks side by side, of several generators and of a perfect one."""
+"""Chapters 20 and 21: all yardsticks side by side, of several generators and of a perfect one.
+
+Every function raises ValueError, naming the argument, for what its docstring does not allow,
+as one of the yardsticks does.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,17 +11,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from memlib.checks import check_range
+from memlib.checks import check_one_of, check_range
 from memlib.metrics import samples as metrics
 from memlib.metrics.mifid import frechet_distance, memorization_distance, moments, penalized_fid
 from memlib.metrics.neighbors import nearest
 
 # what speaks against a generator: +1 a large value, -1 a small one
 SIDES = {"FID": 1, "d": -1, "MiFID": 1, "offenders": 1, "C_T": -1, "AuthPct": -1, "rho > 1": 1}
-SIDES |= {"precision": -1, "recall": -1, "density": -1, "coverage": -1}
+SIDES |= dict.fromkeys(("precision", "recall", "density", "coverage"), -1)
 TAIL = 0.01  # share of held-out images that are as close to a training image as an offender
-# of copies; the others are about quality, or both
-DETECTORS = ("d", "offenders", "C_T", "AuthPct", "rho > 1")
+DETECTORS = ("d", "offenders", "C_T", "AuthPct", "rho > 1")  # of copies; others are of quality, or both
 AGAINST_HELD_OUT = ("offenders", "C_T", "rho > 1")  # these compare with held-out images
 
 
@@ -37,47 +40,40 @@ def yardsticks(
         A row for each generator, a column for each of `SIDES`: `offenders`, the share of generated images
         closer to a training image, in cosine distance, than the 0.01 quantile of held-out images is;
         `AuthPct` in percent; `rho > 1` as `memlib.metrics.samples.closer_share`.
-
-    Raises:
-        ValueError: what one of the yardsticks refuses.
     """
-    if not generators:
-        raise ValueError("generators are none; allowed: one or more")
-    measure, limit = _against(training, eps, cells), _limit(held_out, training)
-    rows = {name: measure(g, held_out, limit) for name, g in generators.items()}
-    table = pd.DataFrame.from_dict(rows, "index", columns=list(SIDES))
-    table.attrs["images"] = len(np.asarray(held_out))
-    return table
+    check_range(1, generators=len(generators))
+    return _measure(training, eps, cells)(generators, held_out)
 
 
-def _limit(held_out: ArrayLike, training: ArrayLike) -> float:
-    """The distance below which a generated image is an offender."""
-    return float(np.quantile(memorization_distance(held_out, training).distances, TAIL))
-
-
-def _against(
+def _measure(
     training: ArrayLike, eps: float, cells: int
-) -> Callable[[ArrayLike, ArrayLike, float], dict[str, float]]:
-    """The yardsticks of generated images, held-out ones and their limit; what training images say, once."""
+) -> Callable[[Mapping[str, ArrayLike], ArrayLike], pd.DataFrame]:
+    """The yardsticks of generators against held-out images; what training images say is computed once."""
     penalized_fid(0, 0, eps)  # refuses what is not allowed before anything is computed
     spacing = nearest(training, training, exclude_self=True)[0]
     normal, partition = moments(training), metrics.partitioned(training, cells)
     reach = {k: metrics.radii(training, k) for k in (3, 5)}
 
-    def measure(generated: ArrayLike, held_out: ArrayLike, limit: float) -> dict[str, float]:
-        fid, near = frechet_distance(generated, normal), memorization_distance(generated, training)
-        row = {
-            "FID": fid,
-            "d": near.d,
-            "MiFID": float(penalized_fid(fid, near.d, eps)),
-            "offenders": float((near.distances < limit).mean()),
-            "C_T": metrics.data_copying(training, held_out, generated, partition).statistic,
-            "AuthPct": 100 * metrics.authenticity(training, generated, spacing).mean(),
-            "rho > 1": metrics.closer_share(training, held_out, generated),
-        }
-        row["precision"], row["recall"] = metrics.precision_recall(training, generated, 3, reach[3])
-        row["density"], row["coverage"] = metrics.density_coverage(training, generated, 5, reach[5])
-        return row
+    def measure(generators: Mapping[str, ArrayLike], held_out: ArrayLike) -> pd.DataFrame:
+        limit = np.quantile(memorization_distance(held_out, training).distances, TAIL)
+        rows = {}
+        for name, generated in generators.items():
+            fid, near = frechet_distance(generated, normal), memorization_distance(generated, training)
+            row = {
+                "FID": fid,
+                "d": near.d,
+                "MiFID": float(penalized_fid(fid, near.d, eps)),
+                "offenders": (near.distances < limit).mean(),
+                "C_T": metrics.data_copying(training, held_out, generated, partition).statistic,
+                "AuthPct": 100 * metrics.authenticity(training, generated, spacing).mean(),
+                "rho > 1": metrics.closer_share(training, held_out, generated),
+            }
+            row["precision"], row["recall"] = metrics.precision_recall(training, generated, 3, reach[3])
+            row["density"], row["coverage"] = metrics.density_coverage(training, generated, 5, reach[5])
+            rows[name] = row
+        table = pd.DataFrame.from_dict(rows, "index", columns=list(SIDES))
+        table.attrs["images"] = len(np.asarray(held_out))
+        return table
 
     return measure
 
@@ -103,19 +99,14 @@ def perfect_generator(
 
     Returns:
         As `yardsticks`, a row for each split; stretched ones may lie outside of the range of the yardstick.
-
-    Raises:
-        ValueError: fewer splits than 2, a seed below 0, or what one of the yardsticks refuses.
     """
     check_range(2, splits=splits)
     check_range(0, seed=seed)
-    pool, measure = np.asarray(pool), _against(training, eps, cells)
-    rng, m, rows = np.random.default_rng(seed), len(pool) // 2, []
-    for _ in range(splits):
-        order = rng.permutation(len(pool))
-        generated, held_out = pool[order[:m]], pool[order[m : 2 * m]]
-        rows.append(measure(generated, held_out, _limit(held_out, training)))
-    table = pd.DataFrame(rows, columns=list(SIDES))
+    pool, measure = np.asarray(pool), _measure(training, eps, cells)
+    rng, m = np.random.default_rng(seed), len(pool) // 2
+    orders = [rng.permutation(len(pool)) for _ in range(splits)]
+    rows = [measure({"": pool[order[:m]]}, pool[order[m : 2 * m]]) for order in orders]
+    table = pd.concat(rows, ignore_index=True)
     stretched = table.mean() + np.sqrt(3) * (table - table.mean())
     table = stretched.assign(**table[list(AGAINST_HELD_OUT)])
     table.attrs["images"] = m
@@ -127,9 +118,8 @@ def own_or_unseen(
 ) -> pd.DataFrame:
     """Are samples closer to the images their model was trained on than to others that it has not seen?
 
-    Both sets are drawn to one size, as a distance to more images is smaller. They are alike but for the
-    model, so where it has not memorized, both distances are equal but for chance, however good or poor the
-    samples are.
+    Both sets are drawn to one size, as a distance to more images is smaller. Where the model has not
+    memorized, both distances are equal but for chance, however good or poor the samples are.
 
     Args:
         samples: features (m, d).
@@ -140,9 +130,6 @@ def own_or_unseen(
 
     Returns:
         A row for each draw: `own` and `unseen`, the memorization distances of the samples.
-
-    Raises:
-        ValueError: fewer draws than 1, a seed below 0, one unseen image, or what the distance refuses.
     """
     own, unseen = np.asarray(own), np.asarray(unseen)
     check_range(1, draws=draws)
@@ -175,7 +162,7 @@ def closer_by(draws: pd.DataFrame, own: int, unseen: int) -> float:
 
 
 def by_image(training: ArrayLike, samples: ArrayLike, held_out: ArrayLike) -> pd.DataFrame:
-    """What samples say of each training image: do they come from it?
+    """What samples say of each training image.
 
     Args:
         training: features (n, d).
@@ -187,9 +174,6 @@ def by_image(training: ArrayLike, samples: ArrayLike, held_out: ArrayLike) -> pd
         distance to the nearest sample; `rho`, the distance to the nearest held-out image over that to the
         nearest sample, inf at a copy. Distances are those of `mifid.memorization_distance`; NaN
         where all features of an image are 0, and where it is a copy of both a sample and a held-out image.
-
-    Raises:
-        ValueError: another number of samples than of held-out images, or what the distance refuses.
     """
     training, samples, held_out = (np.asarray(x) for x in (training, samples, held_out))
     if len(samples) != len(held_out):
@@ -207,14 +191,11 @@ def against(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         table: as from `yardsticks`.
-        perfect: as from `perfect_generator`, at least two rows.
+        perfect: as from `perfect_generator`, of as many images.
 
     Returns:
         The shape of `table`: 0 at the mean of a perfect generator, 1 at the worst of its rows; not finite
         where all of these are equal.
-
-    Raises:
-        ValueError: a table of generators with another number of images than the perfect ones.
     """
     sides = _sides(table, perfect)
     mean, worst = (perfect * sides).mean(), (perfect * sides).max()
@@ -225,7 +206,7 @@ def noticed(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.DataFrame:
     """Where a yardstick speaks against a generator more than against all rows of a perfect one, bool.
 
     With s such rows each yardstick notices a perfect generator with probability about 1 / (s + 1). Arguments
-    and errors are those of `against`.
+    are those of `against`.
     """
     sides = _sides(table, perfect)
     return table * sides > (perfect * sides).max()
@@ -233,8 +214,5 @@ def noticed(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.DataFrame:
 
 def _sides(table: pd.DataFrame, perfect: pd.DataFrame) -> pd.Series:
     ours, theirs = (t.attrs.get("images") for t in (table, perfect))
-    if ours != theirs:
-        raise ValueError(
-            f"generators have {ours} images, perfect ones {theirs}; allowed: as many, as FID depends on it"
-        )
+    check_one_of([theirs], **{"the number of the generators' images, which FID depends on,": ours})
     return pd.Series(SIDES)

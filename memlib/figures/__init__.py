@@ -10,7 +10,6 @@ are drawn there, in the house style by `styled`.
 from memlib.figures.estimates import (
     agreement,
     by_share,
-    convergence,
     error_bars,
     intervals,
     known_scores,
@@ -24,7 +23,6 @@ from memlib.figures.images import (
     group_rows,
     image_grid,
     neighbors_panel,
-    reconstructions,
 )
 from memlib.figures.scores import (
     auto_edges,

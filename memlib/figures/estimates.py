@@ -113,36 +113,6 @@ def agreement(
 
 
 @styled
-def convergence(num_samples: ArrayLike, estimates: ArrayLike, truth: float | None = None) -> Figure:
-    """Draw estimates of log p(x) against the number of importance samples: mean and spread of the replicates.
-
-    Args:
-        num_samples: (s,), S on the logarithmic x axis, at least 1.
-        estimates: (s, replicates), in nats; at least 2 replicates, one has no spread.
-        truth: the exact value, a dashed line.
-    """
-    num_samples = check_array("num_samples", num_samples, None)
-    estimates = check_array("estimates", estimates, len(num_samples), None)
-    check_range(1, num_samples=num_samples.min())
-    require(estimates.shape[1] >= 2, f"estimates must have at least 2 replicates, got {estimates.shape[1]}")
-    mean, spread = estimates.mean(axis=1), estimates.std(axis=1)
-    figure, axes = plt.subplots(layout="constrained")
-    axes.plot(num_samples, estimates, "o", color=BLUE, alpha=0.25, ms=3, mew=0)
-    band = {"color": BLUE, "alpha": 0.15, "lw": 0, "label": "± 1 s.d."}
-    axes.fill_between(num_samples, mean - spread, mean + spread, **band)
-    axes.plot(num_samples, mean, color=BLUE, marker="o", label=f"mean of {estimates.shape[1]} replicates")
-    if truth is not None:
-        axes.axhline(truth, color=RED, ls="--", lw=1.4, label="exact")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(num_samples, [f"{s:g}" for s in num_samples])
-    axes.xaxis.minorticks_off()
-    axes.set(xlabel="importance samples $S$", ylabel=r"estimate of $\log p(x)$ (nats)")
-    axes.grid(axis="y")
-    axes.legend(loc="lower right")
-    return figure
-
-
-@styled
 def error_bars(
     x: ArrayLike,
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]],

@@ -1,9 +1,9 @@
-"""Figures of images: in rows, by score, in groups, beside their reconstructions and their neighbors.
+"""Figures of images: in rows, by score, in groups, above their neighbors.
 
 Images are uint8 (n, C, H, W), n at least 1; `columns` of them, at least 1, stand side by side.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -94,12 +94,6 @@ def group_rows(
 
 
 @styled
-def reconstructions(images: Images, reconstructed: Images) -> Figure:
-    """Show images above what the model makes of them, all side by side."""
-    return _above_each_other({"image": images, "reconstruction": reconstructed})
-
-
-@styled
 def neighbors_panel(train: Images, validation: Images, samples: Images, rho_values: ArrayLike) -> Figure:
     r"""Show training images, the validation image and the model sample nearest to each, and rho below.
 
@@ -108,20 +102,15 @@ def neighbors_panel(train: Images, validation: Images, samples: Images, rho_valu
         validation, samples: (n, C, H, W), image i of each the nearest of training image i.
         rho_values: (n,), the distance ratios.
     """
-    parts = {"training\nimage": train, "nearest\nvalidation": validation, "nearest\nsample": samples}
+    names, parts = ("training\nimage", "nearest\nvalidation", "nearest\nsample"), (train, validation, samples)
+    rows = [(name, check_images(images)) for name, images in zip(names, parts, strict=True)]
+    sizes = [len(images) for images in parts]
+    require(len(set(sizes)) == 1, f"there must be as many of each, got {sizes}")
     rho = check_array("rho_values", rho_values, len(train), finite=False)
-    figure = _above_each_other(parts, below=0.3)
+    figure = _rows(rows, len(train), below=0.3)
     for axes, value in zip(figure.axes[-len(rho) :], rho, strict=True):
         axes.set_title(rf"$\rho$ = {value:.2f}", y=-0.06, va="top", loc="center", fontsize=8.5, pad=0)
     return figure
-
-
-def _above_each_other(parts: Mapping[str, Images], below: float = 0.0) -> Figure:
-    """Show several kinds of images, image i of each kind in the same column."""
-    rows = [(name, check_images(images)) for name, images in parts.items()]
-    sizes = [len(images) for _, images in rows]
-    require(len(set(sizes)) == 1, f"there must be as many of each, got {sizes}")
-    return _rows(rows, sizes[0], below)
 
 
 def _rows(rows: Sequence[tuple[str, Images]], columns: int, below: float = 0.0) -> Figure:

@@ -1,6 +1,5 @@
 """Near-duplicates: images that occur more than once in a data set, with slight changes."""
 
-import functools
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -86,10 +85,9 @@ def near_duplicates(
     error of the threshold are measured in float64, and a copy has exactly 1.
 
     Args:
-        images: uint8 (n, C, H, W), H and W even, n at least 1.
+        images: as for `centered`, and so is `center`.
         others: uint8 (m, C, H, W), to be paired with `images`; by default every pair i < j of `images`.
         threshold: between 0 and 1. At low ones little is ruled out, and the search is slow.
-        center: "lines" or "image", as for `centered`.
         mirrored: compare each image with the others' mirror images, left to right.
 
     Returns:
@@ -175,6 +173,5 @@ def _bounds(images: Images, center: Center) -> NDArray[np.float32]:
 
 def _correlation(first: Floats, second: Floats) -> Floats:
     """Of every row with the other's same row; NaN where there is none."""
-    dot = functools.partial(np.einsum, "ij,ij->i")
     with np.errstate(invalid="ignore"):
-        return dot(first, second) / np.sqrt(dot(first, first) * dot(second, second))
+        return np.vecdot(first, second) / np.sqrt(np.vecdot(first, first) * np.vecdot(second, second))

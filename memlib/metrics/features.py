@@ -1,6 +1,7 @@
 """Features of images, the space in which MiFID and others measure: of any module, or of one trained here."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from memlib.checks import check_range
 from memlib.data import ImageSet
+from memlib.datasets import fingerprint
 from memlib.device import one_thread
 from memlib.models import initialize_
 
@@ -35,18 +37,16 @@ def extract(module: nn.Module, images: NDArray[np.uint8], batch_size: int = 256)
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        raise ValueError(
-            f"images are {images.dtype} {images.shape}; allowed: uint8 (n, C, H, W), n at least 1"
-        )
+        given = f"{images.dtype} {images.shape}"
+        raise ValueError(f"images are {given}; allowed: uint8 (n, C, H, W), n at least 1")
     check_range(1, batch_size=batch_size)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     modes = {part: part.training for part in module.modules()}
     module.eval()
     blocks = []
     try:
-        for start in range(0, len(images), batch_size):
-            x = torch.tensor(images[start : start + batch_size], device=device).float() / 255
-            out = module(x)
+        for batch in torch.tensor(images).split(batch_size):
+            out = module(x := batch.to(device).float() / 255)
             if not isinstance(out, Tensor) or out.ndim < 2 or len(out) != len(x):
                 got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise ValueError(f"the module returns {got} for {len(x)} images; allowed: a tensor (B, ...)")
@@ -70,8 +70,8 @@ def train_classifier(images: ImageSet, features: int = 32, steps: int = 1000, se
     """Train a small convolutional network to tell the labels apart; all but its last layer gives features.
 
     Two convolutions with pooling, a layer of `features` rectified units, and a linear one; Adam, 64 images a
-    step, on one core, from random streams of its own. Features of images it was trained on differ from those
-    of other images, so train it on images that are not measured.
+    step, on one core. Features of images it was trained on differ from those of other images, so train it on
+    images that are not measured.
 
     Args:
         images: of at least two labels, 4 x 4 pixels or more.
@@ -127,10 +127,9 @@ def accuracy(network: nn.Module, images: ImageSet) -> float:
 
 
 class Spaces(NamedTuple):
-    """What `spaces` gives."""
+    """What `spaces` gives; `embed` has functions from uint8 (n, C, H, W) to features (n, width)."""
 
-    # "classifier" and "pixels" -> function from uint8 images (n, C, H, W) to features (n, width)
-    embed: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
+    embed: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]]  # "classifier" and "pixels"
     network: nn.Sequential  # the classifier, all of it, which gives logits
     others: ImageSet  # the images that the classifier was trained on
     apart: bool  # whether none of these are among the measured ones
@@ -148,12 +147,10 @@ def spaces(
         measured: the images to which distances are taken.
         everything: the data set that they are from, of the same shape, told apart by their `index`.
         width: features of either space, at least 1, at most the measured images and their pixels.
-        steps: of the classifier's training, at least 1.
-        seed: 0 or more.
+        steps, seed: as for `train_classifier`.
 
     Raises:
-        ValueError: a number that is not allowed, images of different shapes, or one label only, or fewer than
-            4 x 4 pixels, among the images to train on.
+        ValueError: another width, images of different shapes, or what `train_classifier` refuses.
 
     >>> from memlib.datasets import load_images
     >>> digits = load_images("digits")
@@ -186,10 +183,17 @@ def inception() -> nn.Module:
 
     Returns:
         A module for `extract`, for gray or color images of any size.
+
+    Raises:
+        ValueError: the file of the weights is damaged, or another one.
     """
     from torchvision import models
     from torchvision.transforms import v2
 
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(models.Inception_V3_Weights.IMAGENET1K_V1.url).name)
+    # its name ends with the digits that its hash begins with; torchvision checks them when it downloads alone
+    if path.exists() and not fingerprint(path, "sha256").startswith(path.stem.rpartition("-")[2]):
+        raise ValueError(f"{path} is damaged or another file; delete it, and it is downloaded again")
     network = models.inception_v3(weights="IMAGENET1K_V1", transform_input=False)
     network.fc = nn.Identity()
     center = v2.Normalize([0.5] * 3, [0.5] * 3)  # 0..1 to -1..1

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
-from memlib.checks import Floats, Ints, check_range, check_share
+from memlib.checks import Floats, Ints, check_range
 from memlib.metrics.fid import Moments, frechet_distance, moments
 from memlib.metrics.neighbors import batches, feature_matrices
 
@@ -17,7 +17,7 @@ Interval = tuple[float, float]
 
 # eps in the competition, by the features it was chosen for; it has no meaning for others
 EPS = {"inception": 0.1, "nasnet": 0.25}
-DELTA = 1e-15
+DELTA = 1e-15  # keeps the score finite where d = 0
 SURE = 1e-5  # float32 finds neighbors at this distance and above up to a tenth of it
 
 
@@ -28,21 +28,16 @@ class Nearest(NamedTuple):
     distances: Floats  # of the generated features that are not zero, (m,)
     rows: Ints  # which generated features these are, (m,)
     neighbors: Ints  # the row of each one's nearest training feature, (m,)
-    dropped: tuple[int, int]  # generated and training features that are zero and have no direction
 
 
 @dataclass(frozen=True, eq=False)
 class MiFID:
-    """A score and what it is made of.
-
-    Intervals are for samples without end of the same generator; they and the bias are NaN without replicates.
-    """
+    """A score and what it is made of; the intervals and the bias are NaN without replicates."""
 
     mifid: float  # as from `penalized_fid`
     fid: float  # squared Frechet distance, at least 0
     d: float  # memorization distance, between 0 and 1
-    eps: float  # as asked for, as is delta
-    delta: float
+    eps: float  # as asked for
     held_out_d: float  # d of held-out images, the yardstick of eps; NaN where none were given
     nearest: Nearest
     mifid_interval: Interval
@@ -65,10 +60,10 @@ def memorization_distance(generated: ArrayLike, training: ArrayLike) -> Nearest:
     $$d = \frac{1}{m} \sum_g \min_r \left(1 - |\cos(g, r)|\right)$$
 
     The mean is over the *generated* features: a generator that repeats few copies has d = 0. (Averaged over
-    the training features, as torchmetrics 1.9 does, it would go unpunished.) Zero features are dropped and
-    counted. The search multiplies in the precision of the features, and where that leaves close neighbors in
-    doubt again in float64; the distance to the neighbor it finds is measured in float64 from the difference
-    of the unit vectors, so that a copy has distance 0.
+    the training features, as torchmetrics 1.9 does, it would go unpunished.) Zero features, without a
+    direction, are left out. The search multiplies in the precision of the features, and where that leaves
+    close neighbors in doubt again in float64; the distance to the neighbor it finds is measured in float64
+    from the difference of the unit vectors, so that a copy has distance 0.
 
     Args:
         generated: (m, d), finite; float32 halves time and memory; neighbors farther than 1e-5 are then the
@@ -95,8 +90,7 @@ def memorization_distance(generated: ArrayLike, training: ArrayLike) -> Nearest:
     if len(unsure) and precision == np.float32:
         again = _search(generated, rows[unsure], training, columns, np.dtype(np.float64))
         distances[unsure], neighbors[unsure] = again
-    dropped = len(generated) - len(rows), len(training) - len(columns)
-    return Nearest(float(distances.mean()), distances, rows, neighbors, dropped)
+    return Nearest(float(distances.mean()), distances, rows, neighbors)
 
 
 def _search(
@@ -113,7 +107,7 @@ def _search(
         neighbors[part] = columns[np.abs(cosine, out=cosine).argmax(axis=1)]
         other = _unit(training[neighbors[part]])
         # 1 - |cos| of unit vectors, without the loss of digits where they are close
-        other[np.einsum("ij,ij->i", unit, other) < 0] *= -1
+        other[np.vecdot(unit, other) < 0] *= -1
         distances[part] = ((unit - other) ** 2).sum(axis=1) / 2
     return distances, neighbors
 
@@ -124,23 +118,25 @@ def _unit(features: NDArray) -> Floats:
     return unit / np.linalg.norm(unit, axis=1, keepdims=True)
 
 
-def penalized_fid(fid: ArrayLike, d: ArrayLike, eps: float, delta: float = DELTA) -> Floats:
-    """FID / (d_thr + delta), where d_thr is d below eps and 1 elsewhere.
+def penalized_fid(fid: ArrayLike, d: ArrayLike, eps: float) -> Floats:
+    """FID / (d_thr + `DELTA`), where d_thr is d below eps and 1 elsewhere.
 
     Args:
         fid, d: numbers, or arrays of one shape; NaN stay NaN.
         eps: above 0, at most 1; see `EPS`.
-        delta: above 0.
 
-    Source: Bai et al. (2021), the definition of MiFID; their code for delta.
+    Raises:
+        ValueError: another eps.
+
+    Source: Bai et al. (2021), the definition of MiFID; their code for `DELTA`.
 
     >>> penalized_fid([10, 10], [0.05, 0.1], eps=0.1).round(6)
     array([200.,  10.])
     """
-    if not 0 < eps <= 1 or not delta > 0:
-        raise ValueError(f"eps is {eps}, delta {delta}; allowed: eps above 0 and at most 1, delta above 0")
+    if not 0 < eps <= 1:
+        raise ValueError(f"eps is {eps}; allowed: above 0 and at most 1")
     fid, d = np.asarray(fid, dtype=np.float64), np.asarray(d, dtype=np.float64)
-    return np.where(np.isnan(d), np.nan, fid / (np.where(d < eps, d, 1.0) + delta))
+    return np.where(np.isnan(d), np.nan, fid / (np.where(d < eps, d, 1.0) + DELTA))
 
 
 def mifid(
@@ -148,13 +144,11 @@ def mifid(
     training: ArrayLike,
     *,
     eps: float,
-    delta: float = DELTA,
     held_out: ArrayLike | None = None,
     replicates: int = 100,
-    level: float = 0.95,
     seed: int = 0,
 ) -> MiFID:
-    r"""Memorization-informed FID of generated images, with bootstrap intervals.
+    r"""Memorization-informed FID of generated images, with 95 % bootstrap intervals.
 
     The training features are what the score is about and stay fixed; the samples are one draw from the
     generator. A finite sample raises FID, and a sample of the sample raises it again by as much. So the basic
@@ -167,24 +161,20 @@ def mifid(
         training: features (n, d), n > d.
         eps: below this d is a penalty; 0.1 for Inception's pool_3, 0.25 for NASNet. For other features
             choose it by d of held-out images.
-        delta: above 0, what keeps the score finite at d = 0.
         held_out: features of images that no generator saw, for `held_out_d`.
         replicates: of the bootstrap, 0 for none, else at least 20; m d^2 operations each: seconds, so
             minutes in all, at 50000 x 2048, with 24 m d bytes of memory.
-        level: of the intervals, between 0 and 1.
         seed: of the bootstrap, 0 or more.
 
     Raises:
-        ValueError: as `moments`, `memorization_distance` and `penalized_fid`, or another value of an argument
-            than allowed.
+        ValueError: another value than allowed, or what `moments` and `memorization_distance` refuse.
 
     Source: Bai et al. (2021); Davison & Hinkley (1997) for the interval.
     """
-    if not (replicates == 0 or replicates >= 20):
+    if replicates and replicates < 20:
         raise ValueError(f"replicates is {replicates}; allowed: 0 for none, or 20 or more")
-    check_share(level=level)
     check_range(0, seed=seed)
-    penalized_fid(0, 0, eps, delta)  # refuses what is not allowed before anything is computed
+    penalized_fid(0, 0, eps)  # refuses what is not allowed before anything is computed
     if held_out is not None:
         held_out = feature_matrices(held_out=held_out, training=training)[0]
     generated, training = feature_matrices(generated=generated, training=training)
@@ -192,25 +182,22 @@ def mifid(
     fid = frechet_distance(generated, reference)
     nearest = memorization_distance(generated, training)
     held_out_d = np.nan if held_out is None else memorization_distance(held_out, training).d
-    parts = (
-        list(_resampled(generated, reference, nearest, replicates, seed)) if replicates else [[np.nan] * 2]
-    )
-    fids, ds = np.transpose(parts)
+    parts = list(_resampled(generated, reference, nearest, replicates, seed))
+    fids, ds = np.transpose(parts or [[np.nan] * 2])
     basic = np.maximum(2 * fid - fids, 0)
 
     def ends(values: Floats) -> Interval:
-        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.quantile(values, [0.025, 0.975])
         return float(low), float(high)
 
     return MiFID(
-        mifid=float(penalized_fid(fid, nearest.d, eps, delta)),
+        mifid=float(penalized_fid(fid, nearest.d, eps)),
         fid=fid,
         d=nearest.d,
         eps=eps,
-        delta=delta,
         held_out_d=float(held_out_d),
         nearest=nearest,
-        mifid_interval=ends(penalized_fid(basic, ds, eps, delta)),
+        mifid_interval=ends(penalized_fid(basic, ds, eps)),
         fid_interval=ends(basic),
         d_interval=ends(ds),
         fid_bias=float(fids.mean() - fid),

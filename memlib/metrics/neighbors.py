@@ -27,13 +27,10 @@ def half_resolution(images: NDArray[np.uint8]) -> Floats:
     """Average every 2 x 2 block of pixels and flatten each image: the space distances are measured in.
 
     Args:
-        images: uint8 (n, C, H, W), H and W even.
+        images: uint8 (n, C, H, W), H and W even; ValueError for another type or shape.
 
     Returns:
         float64 (n, C * H/2 * W/2), pixel values in [0, 1].
-
-    Raises:
-        ValueError: if `images` has another type or shape.
 
     Source: section 4.4 of the paper (distances on images of 16 x 16 pixels).
 
@@ -50,10 +47,7 @@ def half_resolution(images: NDArray[np.uint8]) -> Floats:
 def nearest(queries: ArrayLike, references: ArrayLike, *, exclude_self: bool = False) -> tuple[Floats, Ints]:
     r"""Find the reference nearest to every query, in Euclidean distance and exactly.
 
-    scikit-learn turns the search into matrix products by
-
-    $$\|q - r\|^2 = \|q\|^2 + \|r\|^2 - 2\,q \cdot r ,$$
-
+    scikit-learn turns the search into matrix products by $\|q - r\|^2 = \|q\|^2 + \|r\|^2 - 2\,q \cdot r$,
     which loses digits where q is close to r. So the distance to the one it finds is measured again from the
     difference q - r, and where rounding could have hidden a closer one, all are. An exact copy gives exactly
     0, and of references at the same distance the first wins. Many equal references make it slow.
@@ -71,10 +65,9 @@ def nearest(queries: ArrayLike, references: ArrayLike, *, exclude_self: bool = F
     """
     both = feature_matrices(queries=queries, references=references)
     q, r = (x.astype(np.float64, copy=False) for x in both)
-    if exclude_self and q.shape != r.shape:
-        raise ValueError(f"exclude_self needs equal shapes, got {q.shape} and {r.shape}")
-    if exclude_self and len(r) < 2:
-        raise ValueError("references must have at least 2 rows to exclude_self, got 1")
+    if exclude_self and (q.shape != r.shape or len(r) < 2):
+        given = f"{q.shape} and {r.shape}"
+        raise ValueError(f"exclude_self needs equal shapes, got {given}; allowed: 2 rows or more")
     search = NearestNeighbors(n_neighbors=min(2, len(r) - exclude_self), algorithm="brute").fit(r)
     rival, found = search.kneighbors(None if exclude_self else q)
     index, distance = found[:, 0].copy(), np.empty(len(q))
@@ -101,9 +94,8 @@ def check_images(name: str, images: ArrayLike) -> NDArray[np.uint8]:
     images = np.asarray(images)
     shape = images.shape
     if images.dtype != np.uint8 or images.ndim != 4 or 0 in shape or shape[2] % 2 or shape[3] % 2:
-        raise ValueError(
-            f"{name} must be uint8 (n, C, H, W), n at least 1, H and W even, got {images.dtype} {shape}"
-        )
+        allowed = "uint8 (n, C, H, W), n at least 1, H and W even"
+        raise ValueError(f"{name} must be {allowed}, got {images.dtype} {shape}")
     return images
 
 
@@ -147,9 +139,6 @@ def distance_ratio(train: ArrayLike, validation: ArrayLike, samples: ArrayLike) 
         samples: (m, d), drawn from the model; as many as validation observations, as a minimum over more of
             them is smaller.
 
-    Returns:
-        rho, both distances and both neighbors' rows, each (n,).
-
     Raises:
         ValueError: if `samples` and `validation` differ in length, or for what `nearest` refuses.
 
@@ -159,9 +148,8 @@ def distance_ratio(train: ArrayLike, validation: ArrayLike, samples: ArrayLike) 
     array([1.5])
     """
     if len(samples) != len(validation):
-        raise ValueError(
-            f"samples must be as many as validation observations, got {len(samples)} and {len(validation)}"
-        )
+        given = f"{len(samples)} and {len(validation)}"
+        raise ValueError(f"samples must be as many as validation observations, got {given}")
     distances, rows = zip(nearest(train, validation), nearest(train, samples), strict=True)
     return DistanceRatio(_ratio(*distances), *distances, *rows)
 
@@ -176,15 +164,11 @@ def distance_ratio_as_published(
 
     $$\rho_i = \frac{\|x_{b(i)} - v_{j(i)}\|}{\|x_{b(i)} - s_{j'(i)}\|}$$
 
+    Errors and the neighbors' rows are those of `distance_ratio`.
+
     Args:
         train, validation, samples: as for `distance_ratio`.
         batch: training images per batch, at least 1; at 1 the result equals `distance_ratio`.
-
-    Returns:
-        As `distance_ratio`; the neighbors' rows are right, the distances are the published ones.
-
-    Raises:
-        ValueError: if `batch` is below 1, or as `distance_ratio`.
 
     Source: figures 5, 12 and 13 of the paper; public code of the authors.
     """

@@ -43,8 +43,7 @@ def data_copying(
         training: (l, d), what the model was trained on; the cells are made from it.
         held_out: (n, d), drawn like them.
         generated: (m, d).
-        cells: of k-means, 1 to l; 3 by default, as in the evaluation of Stein et al. Or a k-means fitted to
-            the training images, to use it for several generators.
+        cells: of k-means, 1 to l, 3 as in the evaluation of Stein et al.; or what `partitioned` gives.
         seed: of k-means, 0 or more.
 
     Raises:
@@ -67,16 +66,14 @@ def data_copying(
         z[cell] = (u - m * n / 2) / np.sqrt(m * n * (m + n + 1) / 12)
     used = ~np.isnan(z)
     if not used.any():
-        raise ValueError(
-            f"no cell has held-out and more than {ENOUGH} generated images: {counts.tolist()} of "
-            f"{len(generated)}; allowed: more generated images, or fewer cells than {cells}"
-        )
+        given = f"no cell has held-out and more than {ENOUGH} generated images: {counts.tolist()}"
+        raise ValueError(f"{given}; allowed: more generated images, or fewer cells than {cells}")
     statistic = np.average(z[used], weights=weights[used])
     return DataCopying(float(statistic), z, weights / len(held_out), counts)
 
 
 def partitioned(training: ArrayLike, cells: int, seed: int = 0) -> KMeans:
-    """The partition of `data_copying`: k-means of the training images, the best of 10 starts."""
+    """The cells of `data_copying`, for several generators: k-means, the best of 10 starts."""
     training = np.asarray(training)
     if not 1 <= cells <= len(training):
         raise ValueError(f"cells is {cells}; allowed: 1 to {len(training)}, the training images")
@@ -91,8 +88,7 @@ def authenticity(
     A copy is never authentic. The share, in percent, is known as AuthPct.
 
     Args:
-        training: (n, d), n at least 2.
-        generated: (m, d).
+        training, generated: (n, d), n at least 2, and (m, d).
         spacing: (n,), distance of every training image to its nearest other one, where it is known.
 
     Raises:
@@ -116,15 +112,7 @@ def closer_share(training: ArrayLike, held_out: ArrayLike, generated: ArrayLike)
     """Share of the training images with rho above 1: a generated image closer than any held-out one.
 
     One half where generated images are drawn like held-out ones, whatever the distribution. Ties, rho = 1 or
-    a copy on both sides, count half.
-
-    Args:
-        training, held_out, generated: (n, d), (m, d) and (m, d).
-
-    Raises:
-        ValueError: as `distance_ratio`.
-
-    Source: the ratio is equation (6) of van den Burg & Williams (2021).
+    a copy on both sides, count half. Arguments and errors are those of `distance_ratio`.
     """
     ratio = distance_ratio(training, held_out, generated)
     difference = ratio.to_validation - ratio.to_sample
@@ -157,7 +145,7 @@ def precision_recall(
         Precision and recall. Copies have precision 1; recall sees the training images that are missed.
 
     Raises:
-        ValueError: shapes or k not as above.
+        ValueError: shapes, values or k not as above.
 
     Source: Kynkäänniemi et al. (2019), with their k.
     """
@@ -171,17 +159,12 @@ def precision_recall(
 def density_coverage(
     training: ArrayLike, generated: ArrayLike, k: int = 5, reach: ArrayLike | None = None
 ) -> tuple[float, float]:
-    """How many of the training images' balls hold a generated image, and how many hold any.
+    """How many training images' balls hold a generated image, over k and on average; how many hold any.
 
-    Args:
-        training, generated, k, reach: as for `precision_recall`.
+    Arguments and errors are those of `precision_recall`.
 
     Returns:
-        Density: training images whose ball holds it, over k, averaged over generated images; it can be above
-        1. Coverage: share of the training images whose ball holds a generated image.
-
-    Raises:
-        ValueError: shapes or k not as above.
+        Density, which can be above 1, and coverage, a share of the training images.
 
     Source: Naeem et al. (2020), with their k.
     """

@@ -5,8 +5,8 @@ import dataclasses
 import datetime
 import errno
 import sys
+import traceback
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import click
@@ -31,29 +31,21 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (StoreError, ClusterError) as error:  # on whatever machine
-            raise _failure(error) from error
-        except (ValueError, FileNotFoundError, FloatingPointError) as error:
-            if not _raised_here(error.__traceback__):
+        except (ValueError, OSError, FloatingPointError, ClusterError) as error:
+            if not _is_told(error):
                 raise
-            raise _failure(error) from error
-        except OSError as error:
-            if error.errno not in _OUTSIDE:
-                raise
-            raise _failure(error) from error
+            failure = click.ClickException(str(error))
+            failure.exit_code = 2
+            raise failure from error
 
 
-def _failure(error: Exception) -> click.ClickException:
-    failure = click.ClickException(str(error))
-    failure.exit_code = 2
-    return failure
-
-
-def _raised_here(trace: TracebackType | None) -> bool:
-    """Whether memlib itself raised, on whatever machine; one out of a library is a defect and is shown."""
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return trace is not None and "memlib" in Path(trace.tb_frame.f_code.co_filename).parts[-3:-1]
+def _is_told(error: Exception) -> bool:
+    """Whether its message is for users; what comes out of a library is a defect and shown as one."""
+    if isinstance(error, StoreError | ClusterError):  # on whatever machine
+        return True
+    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        return error.errno in _OUTSIDE
+    return "memlib" in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts[-3:-1]
 
 
 @click.group(

@@ -141,10 +141,8 @@ def verify(root: str | Path | None = None) -> Iterator[tuple[Path, str]]:
         for part in sorted(folder.rglob("*.part")):
             match = _FILE.match(part.name)
             if match and _member(match) not in running:
-                yield (
-                    part,
-                    f"{part} was left by a process that was killed; the next run of its repeat deletes it",
-                )
+                told = "was left by a process that was killed; the next run of its repeat deletes it"
+                yield part, f"{part} {told}"
 
 
 def _problem(path: Path, member: Member) -> str:

@@ -250,10 +250,10 @@ def write_request(folder: Path, request: Mapping[str, Any]) -> None:
 
     What a process that was killed has left half written is written again.
     """
-    path, text = folder / REQUEST, json.dumps(dict(request), indent=1)
+    path, content = folder / REQUEST, json.dumps(dict(request), indent=1).encode()
     folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_text("utf-8") != text:
-        path.write_text(text, "utf-8")
+    if not path.exists() or path.read_bytes() != content:
+        path.write_bytes(content)
 
 
 def lock_path(path: Path) -> Path:

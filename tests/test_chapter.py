@@ -73,7 +73,10 @@ def described(name, num_samples=4, ess=2.0, failing=0.0, khat=0.3, **fields):
     made = {"device": "cpu", "seconds": 2.5, "finished": "2026-01-02T03:04:05", "memlib": "1.2"}
     made |= {"torch": "2.0+cpu"}
     runs = [made, made | {"resumed": [3, 4], "finished": "2026-01-03T00:00:00"}]
-    request = dataclasses.asdict(variant(name, **fields))
+    experiment = variant(name, **fields)
+    if "epochs" not in fields:  # as many as are scored here
+        experiment = dataclasses.replace(experiment, epochs=sizes[0] * experiment.score_every)
+    request = dataclasses.asdict(experiment)
     attributes = {"request": json.dumps(request), "runs": json.dumps(runs), "folder": "/home/a/digits-a"}
     return chapter.describe(xr.Dataset(variables, attrs=attributes))
 
@@ -98,6 +101,8 @@ def test_describe_gives_the_range_of_samples_and_the_share_of_bad_estimates():
     rows = described("digits-lr3", num_samples=sampled, ess=ess, failing=failing)["this page"]
     assert rows["effective sample size"] == "2.1 of 4 to 16 (median, last epoch)"
     assert rows["Pareto k-hat too high"] == "30% of all estimates (last epoch)"
+    few = described("digits-lr3", epochs=100)["this page"]["log p(x)"]
+    assert few.endswith("; here of epoch 0, 1 alone")
     unknown = described("digits-lr3", khat=np.inf, failing=1.0)["this page"]
     assert unknown["Pareto k-hat too high"] == "not known, too few samples"
 

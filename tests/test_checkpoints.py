@@ -173,8 +173,8 @@ def test_each_of_a_stacked_group_goes_on_from_its_own_newest(whole, tmp_path, mo
     The models of a repeat are its own, whoever trains beside them; stacked products round differently.
     """
     many = dataclasses.replace(DIGITS, repeats=4)
-    requests = requested(many, many.load_images(), many.load_validation())
-    job = Job(many, *requests, tmp_path / "stacked", "cpu")
+    sets = many.load_images(), many.load_validation()
+    job = Job(many, *requested(many, *sets), tmp_path / "stacked", "cpu", sets)
     with monkeypatch.context() as patch, pytest.raises(StopError):
         interrupt(patch, 6)
         compute(job, [0, 1, 2, 3])

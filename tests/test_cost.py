@@ -79,11 +79,11 @@ def test_what_is_missing_adds_up():
 
 
 def test_a_repeat_that_is_trained_is_scored_anew_at_the_last_epoch(rates):
-    flops, done = flops_per_image(TINY, 1), {None: 3, 0: 3}
-    c = cost(TINY, 31, 1, 20, done)
+    flops, left = flops_per_image(TINY, 1), ({None: 3, 0: 3}, {0: 1})
+    c = cost(TINY, 31, 1, 20, *left)
     assert c.training_flop == c.adam_bytes == c.model_bytes == c.steps == 0
     assert c.scoring_flop == 3 * 31 * (flops.encode + 4 * flops.decode) and c.result_bytes == 8 * 3 * 31
-    lines = str(estimate(TINY, 31, 1, 20, device="cpu", missing=done)).splitlines()
+    lines = str(estimate(TINY, 31, 1, 20, device="cpu", missing=left[0], to_score=left[1])).splitlines()
     assert lines[0] == "4 models, trained" and lines[2].endswith("740 B of results")
 
 

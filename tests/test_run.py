@@ -20,6 +20,7 @@ from memlib.ensemble import sample
 from memlib.experiment import Stream, variant
 from memlib.runs import executors as parallel
 from memlib.runs import store
+from memlib.runs.cost import cost
 from memlib.runs.run import full_model, run
 from memlib.runs.task import requested
 from memlib.runs.worker import Report, compute
@@ -114,6 +115,28 @@ def test_kept_models_of_all_epochs_are_scored_as_they_were_while_they_trained(st
     equal(run(TINY, root=tmp_path, progress=False), stored[1])
 
 
+@pytest.mark.parametrize(("keep_models", "epochs"), [(False, [3]), (True, [2, 3])])
+def test_what_remains_is_what_is_scored_anew(tmp_path, monkeypatch, bars, keep_models, epochs):
+    """The last epoch, and every other of which models are kept."""
+    monkeypatch.setattr("memlib.runs.cost._probe", lambda *settings: (1.0, 1.0, 1.0))
+    run(TINY, root=tmp_path, keep_models=keep_models)
+    other = dataclasses.replace(TINY, num_samples=5)
+    left, whole = memlib.remaining(other, root=tmp_path).cost, cost(other, 31, 1, 297)
+    assert left.training_flop == 0 and left.scoring_flop == whole.scoring_flop * len(epochs) // 2
+    assert run(other, root=tmp_path).epoch.values.tolist() == epochs
+    assert bars[-1].done == bars[-1].total == 2 * 31 * len(epochs)
+    assert memlib.remaining(other, root=tmp_path).cost.models == 0
+
+
+def test_to_score_anew_a_little_starts_no_processes(copied, monkeypatch):
+    """Where training would have started them."""
+    everything = cost(TINY, 31, 1, 297)
+    monkeypatch.setattr("memlib.runs.run.PROCESSES_FLOP", everything.training_flop)
+    monkeypatch.setattr("memlib.runs.run.processes", None)  # starting them would fail
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    run(dataclasses.replace(TINY, num_samples=5), root=copied.parent, progress=False)
+
+
 def test_images_at_hand_give_what_the_same_images_by_name_give(stored, tmp_path):
     sets = TINY.load_images(), TINY.load_validation()
     everything = dataclasses.replace(TINY, num_images=0)
@@ -126,6 +149,8 @@ def test_images_at_hand_give_what_the_same_images_by_name_give(stored, tmp_path)
     again = memlib.stored(everything, relabeled, sets[1], root=tmp_path)
     np.testing.assert_array_equal(again.label, relabeled.labels)
     assert len(full_model(result)) == 1
+    named = [dataclasses.replace(images, name="../my images") for images in sets]
+    assert Path(run(everything, *named, root=tmp_path, progress=False).folder).parent == tmp_path
 
 
 def test_the_numbers_do_not_depend_on_the_executor(stored, tmp_path):
@@ -167,6 +192,19 @@ def test_more_repeats_are_added_to_those_that_are_there(stored, copied):
     np.testing.assert_array_equal(more.log_px[:, :2], stored[1].log_px)
     assert (more.log_px[:, 2] != more.log_px[:, 0]).any()
     assert len(files) == 3 and all(p.stat().st_mtime_ns == before for p, before in files.items())
+
+
+def test_models_that_are_trained_anew_are_scored_anew(stored, copied):
+    """Scores of the models that are lost are not mixed with those of others, of whatever settings."""
+    run(dataclasses.replace(TINY, num_samples=5), root=copied.parent, progress=False)
+    store.member_path(copied, 0).unlink()
+    old = [*copied.glob("scores-*/repeat-000*")]
+    for path in old:
+        record = store.read_record(path)
+        arrays, _ = store.read(path, record["request"])
+        store.write(path, {name: array + 1 for name, array in arrays.items()}, record)
+    equal(run(TINY, root=copied.parent, progress=False), stored[1])
+    assert len(old) == 3 and sum(path.exists() for path in old) == 2
 
 
 def test_what_a_process_killed_before_tidying_left_is_removed(copied):

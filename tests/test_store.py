@@ -1,6 +1,7 @@
 """What is written comes back, and what does not fit is refused."""
 
 import errno
+import json
 
 import numpy as np
 import pytest
@@ -112,6 +113,15 @@ def test_what_a_killed_process_left_goes_with_the_next_write_of_the_same_file(pa
         part.write_bytes(b"half a file")
     store.write(path, {"log_px": np.zeros(3)}, {"request": REQUEST})
     assert sorted(path.parent.iterdir()) == sorted([path, other])
+
+
+def test_a_request_that_a_killed_process_left_half_written_is_written_again(tmp_path):
+    for left in (None, '{"images":'):
+        if left:
+            (tmp_path / store.REQUEST).write_text(left)
+        store.write_request(tmp_path, REQUEST)
+        assert [path.name for path in tmp_path.iterdir()] == [store.REQUEST]
+        assert json.loads((tmp_path / store.REQUEST).read_text()) == REQUEST
 
 
 def test_checkpoints_are_found_by_member_newest_first(path):

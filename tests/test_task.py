@@ -83,8 +83,8 @@ def test_a_repeat_that_diverges_leaves_those_stacked_with_it_alone(tmp_path, mon
     sets = TINY.load_images(), TINY.load_validation()
 
     def trained(folder):
-        job = Job(TINY, *requested(TINY, *sets), folder, "cpu")
-        diverged = Task(job, *sets, torch.device("cpu")).train_repeats([0, 1])
+        job = Job(TINY, *requested(TINY, *sets), folder, "cpu", sets)
+        diverged = Task(job, torch.device("cpu")).train_repeats([0, 1])
         return diverged, {p.relative_to(folder): p for p in folder.rglob("repeat-000*.npz")}
 
     (none, sound), _ = trained(tmp_path / "sound"), break_repeat(monkeypatch, 1)

@@ -20,28 +20,23 @@ class Checkpoints:
     """The checkpoint files of a run, of every member the newest `KEPT`.
 
     Attributes:
-        run: the run's folder.
+        folder: where they are.
         request: what determines its training.
         device: "cpu" or "cuda", where the members compute.
     """
 
-    run: Path
+    folder: Path
     request: Mapping[str, Any]
     device: str
-
-    @property
-    def folder(self) -> Path:
-        return self.run / "checkpoints"
 
     def write(self, member: Member, state: TrainState, i: int) -> None:
         """Keep member i of those that train, and give up what is older than `KEPT` checkpoints."""
         epoch, arrays, facts = state.snapshot(i)
         record = {"request": dict(self.request), "run": {"device": self.device, **facts}}
         store.write(store.epoch_path(self.folder, member, epoch), arrays, record)
-        epochs = store.epochs_of(self.folder, member)
-        later = [other for other in epochs if other > epoch]  # no use, or this would not come again
-        for other in [*later, *epochs[len(later) + KEPT :]]:
-            store.epoch_path(self.folder, member, other).unlink(missing_ok=True)
+        store.remove(self.folder, member, after=epoch)  # of no use, or this one would not come again
+        for older in store.epochs_of(self.folder, member)[KEPT:]:
+            store.epoch_path(self.folder, member, older).unlink(missing_ok=True)
 
     def newest(self, member: Member) -> Snapshot | None:
         """The newest checkpoint that is whole; damaged ones are reported and passed over.

@@ -2,15 +2,15 @@
 
 import contextlib
 import dataclasses
+import datetime
 import errno
 import sys
-import time
+import traceback
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import click
-import numpy as np
+from tqdm import tqdm
 
 import memlib
 from memlib import datasets
@@ -31,29 +31,21 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (StoreError, ClusterError) as error:  # on whatever machine
-            raise _failure(error) from error
-        except (ValueError, FileNotFoundError, FloatingPointError) as error:
-            if not _raised_here(error.__traceback__):
+        except (ValueError, OSError, FloatingPointError, ClusterError) as error:
+            if not _is_told(error):
                 raise
-            raise _failure(error) from error
-        except OSError as error:
-            if error.errno not in _OUTSIDE:
-                raise
-            raise _failure(error) from error
+            failure = click.ClickException(str(error))
+            failure.exit_code = 2
+            raise failure from error
 
 
-def _failure(error: Exception) -> click.ClickException:
-    failure = click.ClickException(str(error))
-    failure.exit_code = 2
-    return failure
-
-
-def _raised_here(trace: TracebackType | None) -> bool:
-    """Whether memlib itself raised, on whatever machine; one out of a library is a defect and is shown."""
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return trace is not None and "memlib" in Path(trace.tb_frame.f_code.co_filename).parts[-3:-1]
+def _is_told(error: Exception) -> bool:
+    """Whether its message is for users; what comes out of a library is a defect and shown as one."""
+    if isinstance(error, StoreError | ClusterError):  # on whatever machine
+        return True
+    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        return error.errno in _OUTSIDE
+    return "memlib" in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts[-3:-1]
 
 
 @click.group(
@@ -71,17 +63,11 @@ _ROOT = click.option(
 def _fields(command: Any) -> Any:
     """Add an option for every field of `Experiment`."""
     for field in reversed(dataclasses.fields(Experiment)):
-        flag = f"--{field.name.replace('_', '-')}"
-        kind = type(field.default)
-        declaration = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
-        option = click.option(
-            declaration,
-            field.name,
-            default=None,
-            help=field.metadata.get("help"),
-            **({} if kind is bool else {"type": kind}),
+        word, kind = field.name.replace("_", "-"), type(field.default)
+        flag = f"--{word}/--no-{word}" if kind is bool else f"--{word}"
+        command = click.option(flag, field.name, type=kind, default=None, help=field.metadata["help"])(
+            command
         )
-        command = option(command)
     return command
 
 
@@ -118,14 +104,11 @@ def run(
             click.echo(str(memlib.remaining(chosen, root=root, device=device)))
         result = memlib.run(chosen, root=root, executor=executor, device=device, progress=not quiet)
     M = memlib.memorization(result).M[-1]  # (observation,)
-    click.echo(f"stored in {result.attrs['folder']}")
-    levels = {"median": 0.5, "0.95 quantile": 0.95}
-    shown = [
-        f"{name} {float(np.quantile(M, level)):.2f}"
-        for name, level in levels.items()
-        if M.size >= least_observations(level)
-    ]
-    click.echo(f"M of {M.size} images at epoch {int(M.epoch)}: {', '.join(shown)} nats")
+    click.echo(f"stored in {result.folder}")
+    shown = f"median {float(M.median()):.2f}"
+    if M.size >= least_observations(0.95):
+        shown += f", 0.95 quantile {float(M.quantile(0.95)):.2f}"
+    click.echo(f"M of {M.size} images at epoch {int(M.epoch)}: {shown} nats")
 
 
 @main.command()
@@ -147,9 +130,8 @@ def scores(experiment: str, root: Path | None, out: Path, **fields: Any) -> None
     result = memlib.stored(chosen, root=root)
     score_file.write_scores(out, result, chosen.load_images())
     epochs, n = result.sizes["epoch"], result.sizes["observation"]
-    click.echo(
-        f"{out}: {epochs * n} rows, {n} images, epochs evaluated: {epochs}, {_size(out.stat().st_size)}"
-    )
+    size = _size(out.stat().st_size)
+    click.echo(f"{out}: {epochs * n} rows, {n} images, epochs evaluated: {epochs}, {size}")
 
 
 def _shown(fields: dict[str, Any]) -> str:
@@ -178,7 +160,7 @@ def list_(root: Path | None) -> None:
 
 
 def _state(found: Stored, scored: list[int], asked: int | None = None) -> str:
-    """Progress, size and age of a run with one choice of scoring."""
+    """Progress, size and last day of a run with one choice of scoring."""
     trained = sum(member is not None for member in found.trained)
     parts = [f"{len(scored)}/{asked} repeats" if asked else f"{len(scored)} repeat{'s' * (len(scored) != 1)}"]
     if trained != len(scored):
@@ -189,7 +171,7 @@ def _state(found: Stored, scored: list[int], asked: int | None = None) -> str:
     if found.running:
         parts.append(f"{len(found.running)} running")
     size = _size(found.bytes) + (f" ({_size(found.model_bytes)} of models)" if found.model_bytes else "")
-    return ", ".join([*parts, size, _age(time.time() - found.modified)])
+    return ", ".join([*parts, size, f"{datetime.date.fromtimestamp(found.modified)}"])
 
 
 @main.command()
@@ -228,19 +210,8 @@ def _recognize(request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return name, differences[name]
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
-def _age(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length:.0f} {unit} old"
-    return "new"
+def _size(count: int) -> str:
+    return tqdm.format_sizeof(count, "B")
 
 
 @main.command(name="data")

@@ -79,7 +79,7 @@ class Cost:
     rescoring_flop: int  # at most, if Pareto k-hat asks for more samples everywhere
     adam_bytes: int  # moved between memory and processor
     result_bytes: int  # on disk, of log_px and ess: most of it
-    model_bytes: int  # on disk, of the models that are trained
+    model_bytes: int  # on disk, of the models that are trained, at the last epoch
     cpu_memory: int  # peak in bytes, a bound; see `cost`
     gpu_memory: int
 
@@ -90,6 +90,7 @@ def cost(
     channels: int,
     validation_images: int,
     missing: Mapping[Member, int] | None = None,
+    to_score: Mapping[Member, int] | None = None,
     at_once: int = 1,
 ) -> Cost:
     """Count what the missing part of an experiment costs; measures nothing.
@@ -102,8 +103,8 @@ def cost(
         n: training images, of `channels` 1 or 3.
         validation_images: on which the model of all images is evaluated after every epoch.
         missing: repeats to compute, and None for the model of all images, each with the epochs that it has
-            behind it; by default all from the start. A repeat that has all of them behind it is scored anew,
-            at the last one.
+            behind it; by default all from the start.
+        to_score: of repeats that are trained, at how many epochs they are to be scored anew.
         at_once: repeats at a time, tasks side by side on a CPU or stacked into one on a GPU.
 
     Raises:
@@ -111,25 +112,24 @@ def cost(
     """
     K, S, B, epochs = experiment.folds, experiment.num_samples, experiment.batch_size, experiment.epochs
     missing = dict.fromkeys([None, *range(experiment.repeats)], 0) if missing is None else missing
-    begun = [done for member, done in missing.items() if member is not None]
+    begun = {member: done for member, done in missing.items() if member is not None}
     check_range(K, n=n)
-    check_range(0, experiment.repeats, **{"number of repeats": len(begun)})
     check_range(0, epochs, **{"epochs that are done": max(missing.values(), default=0)})
     check_range(0, validation_images=validation_images)
     check_range(1, at_once=at_once)
     flops, pixels, models = flops_per_image(experiment, channels), channels * SIDE**2, at_once * K
     size = n - math.ceil(n / K)  # of the smallest training set, which sets the number of steps
     steps, full_steps = math.ceil(size / B), math.ceil(n / B)  # of an epoch
-    repeat_epochs = sum(epochs - done for done in begun)
+    repeat_epochs = sum(epochs - done for done in begun.values())
     full_epochs = epochs - missing.get(None, epochs)
     training_passes = repeat_epochs * K * size + full_epochs * n
     optimizer_steps = repeat_epochs * K * steps + full_epochs * full_steps
     losses = full_epochs * validation_images
     evaluated = experiment.evaluated_epochs
     pairs = len(evaluated) * K * n  # of a repeat
-    scored_pairs = sum(max(1, sum(epoch > done for epoch in evaluated)) for done in begun) * K * n
-    stored_pairs = sum(len(evaluated) if done < epochs else 1 for done in begun) * K * n
-    trained = sum(done < epochs for done in begun) * K + (full_epochs > 0)
+    evaluations = sum(epoch > done for epoch in evaluated for done in begun.values())
+    scored_pairs = (evaluations + sum((to_score or {}).values())) * K * n
+    trained = sum(done < epochs for done in begun.values()) * K + (full_epochs > 0)
 
     def memory(copies: int, tile: int) -> int:
         decoded = max(tile, models * pixels) // pixels * flops.outputs
@@ -148,7 +148,7 @@ def cost(
         scoring_flop=scored_pairs * (flops.encode + S * flops.decode),
         rescoring_flop=scored_pairs * (experiment.most_samples - S) * flops.decode,
         adam_bytes=ADAM_BYTES * flops.parameters * optimizer_steps,
-        result_bytes=8 * stored_pairs,
+        result_bytes=8 * scored_pairs,
         model_bytes=trained * flops.model_bytes,
         cpu_memory=max(memory(at_once, at_once * TILE), 2 * 8 * experiment.repeats * pairs),
         gpu_memory=memory(1, DEVICE_TILE),
@@ -295,7 +295,8 @@ def estimate(
     *,
     device: str | None = None,
     missing: Mapping[Member, int] | None = None,
-    at_once: int | None = None,
+    to_score: Mapping[Member, int] | None = None,
+    at_once: int = 1,
 ) -> Estimate:
     """Count what is missing of an experiment, and time a few of its steps for a second or two.
 
@@ -304,23 +305,22 @@ def estimate(
 
     Args:
         device: as in `memlib.run`.
-        at_once: as in `cost`, by default as many as PyTorch has threads, on a GPU all that are missing; the
-            rest as in `cost`, errors too.
+        at_once: as in `cost`, but no more than there are tasks; the rest as in `cost`, errors too.
     """
     where, sizes = choose_device(device), (n, channels, validation_images)
     cuda, precisions = where.type == "cuda", (experiment.precision, experiment.scoring_precision)
     missing = dict.fromkeys([None, *range(experiment.repeats)], 0) if missing is None else missing
-    tasks = len(missing) - (cuda and None in missing)
-    at_once = max(1, min(tasks, at_once or (tasks if cuda else torch.get_num_threads())))
-    c = cost(experiment, *sizes, missing, at_once)
+    to_score = to_score or {}
+    at_once = max(1, min(at_once, len(missing) - (cuda and None in missing)))
+    c = cost(experiment, *sizes, missing, to_score, at_once)
     machine = torch.cuda.get_device_name(where) if cuda else f"CPU, {at_once} core{'s' * (at_once > 1)}"
     rates = _probe(experiment, n, channels, where, at_once) if missing else (1.0, 1.0, 1.0)
-    training, scoring, more = [], [], []  # seconds by task
-    for member, done in missing.items():
-        own = cost(experiment, *sizes, {member: done})
-        training.append(own.training_flop / rates[member is None])
-        scoring.append(own.scoring_flop / rates[2])
-        more.append(own.rescoring_flop / rates[2])
+    tasks = {m: cost(experiment, *sizes, {m: done}, {m: to_score.get(m, 0)}) for m, done in missing.items()}
+    training = [own.training_flop / rates[member is None] for member, own in tasks.items()]
+    scoring, more = (
+        [getattr(own, kind) / rates[2] for own in tasks.values()]
+        for kind in ("scoring_flop", "rescoring_flop")
+    )
     workers, peaks = 1 if cuda else at_once, [H200_FLOPS[precision] for precision in precisions]
     return Estimate(
         cost=c,

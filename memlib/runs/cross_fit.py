@@ -16,6 +16,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 import memlib.runs.store as store
+from memlib.checks import Ints
 from memlib.data import ImageSet
 from memlib.experiment import Experiment, Stream
 from memlib.memorization import fold_assignment
@@ -95,64 +96,20 @@ def cross_fit(
             f"settings is {settings!r}; allowed with a folder: JSON values by name that tell this way of "
             'training from any other, such as {"model": "mixture of 8"}, or folder=None'
         )
-    request = _request(images, plan) | _settings(settings)
-    n = len(images)
-    fold_of = np.stack([fold_assignment(n, folds, plan.stream(Stream.FOLDS, r)) for r in range(repeats)])
+    fold_of = np.stack([_folds(images, plan, repeat) for repeat in range(repeats)])
     seeds = [plan.stream(Stream.PARAMETERS, r).integers(2**31, size=folds).tolist() for r in range(repeats)]
 
-    def fitted(place: Place) -> Model:
-        repeat, fold = place
+    def fitted(repeat: int, fold: int) -> Model:
         own = seeds[repeat][fold]
         try:
             return train(images.subset(np.flatnonzero(fold_of[repeat] != fold)), own)
         except Exception as error:
-            error.add_note(f"raised by train(images, seed={own}) for {_named(place)}")
+            error.add_note(f"raised by train(images, seed={own}) for {_named((repeat, fold))}")
             raise
 
-    scoring = _Scoring(fitted, images, plan)
-    if folder is None:
-        return _assembled(scoring.in_turn(fold_of, progress), fold_of, images, request)
-    folder = store.results_root(folder).resolve()
-
-    def path_of(place: Place) -> Path:
-        return folder / f"repeat-{place[0]:03d}-fold-{place[1]:02d}.npz"
-
-    def stored(place: Place) -> tuple[Arrays, Record]:
-        """A file, of this request and these folds."""
-        path, (repeat, fold) = path_of(place), place
-        arrays, record = store.read(path, request)
-        row = fold_assignment(n, folds, plan.stream(Stream.FOLDS, repeat))
-        if not np.array_equal(arrays["held_out"], np.flatnonzero(row == fold)):
-            raise StoreError(f"{path} has other folds than this version of NumPy draws; use another folder")
-        return arrays, record["run"]
-
-    def read_new() -> None:
-        """Let `scoring` know of the models that other processes have finished."""
-        for path in sorted(folder.glob("*.npz")):
-            match = re.fullmatch(r"repeat-(\d+)-fold-(\d+)\.npz", path.name)
-            if match and (place := (int(match[1]), int(match[2]))) not in scoring.done:
-                scoring.done[place] = stored(place)
-
-    def compute(place: Place) -> Report:
-        with claimed({place: path_of(place)}, lambda place: path_of(place).exists()) as mine:
-            if mine:
-                arrays, run = scoring(place, read_new)
-                arrays = arrays | {"held_out": np.flatnonzero(fold_of[place[0]] == place[1])}
-                store.write(path_of(place), arrays, {"request": request, "run": run})
-        there = path_of(place).exists()
-        bar.update(there)
-        return Report({}, [] if there else [place])
-
-    read_new()
-    places = list(np.ndindex(repeats, folds))
-    missing = [[place] for place in places if place not in scoring.done]
-    title = f"{images.name}, {len(missing)} of {len(places)} models"
-    with progress_bar(len(missing), title, "models", enabled=progress and bool(missing)) as bar:
-        work_through(missing, lambda left: [compute(place) for [place] in left], path_of)
-    read_new()
-    for place in places:
-        scoring.check_alike(place)
-    return _assembled({p: scoring.done[p] for p in places}, fold_of, images, request, folder)
+    request = _request(images, plan) | _settings(settings)
+    place = None if folder is None else store.results_root(folder).resolve()
+    return _Models(fitted, images, plan, fold_of, request, place).scored(progress)
 
 
 def score_models(
@@ -200,18 +157,19 @@ def score_models(
         )
     load = models if callable(models) else _rows(models, K, L)
 
-    def loaded(place: Place) -> Model:
+    def loaded(repeat: int, fold: int) -> Model:
         try:
-            return load(*place)
+            return load(repeat, fold)
         except Exception as error:
-            error.add_note(f"raised by models({place[0]}, {place[1]})")
+            error.add_note(f"raised by models({repeat}, {fold})")
             raise
 
-    scored = _Scoring(loaded, images, plan).in_turn(fold_of, progress)
     request = _request(images, plan) | {"fold_of_sha256": hashlib.sha256(fold_of.tobytes()).hexdigest()}
-    if not any("device" in run for _, run in scored.values()):
+    own = _Models(loaded, images, plan, fold_of, request)
+    result = own.scored(progress)
+    if not any("device" in run for _, run in own.done.values()):
         del request["seed"]  # nothing was drawn
-    return _assembled(scored, fold_of, images, request)
+    return result.assign_attrs(request=json.dumps(request))
 
 
 def _rows(models: Sequence[Sequence[Model]], folds: int, repeats: int) -> Callable[[int, int], Model]:
@@ -267,37 +225,85 @@ def _named(place: Place) -> str:
     return f"the model of repeat {place[0]}, fold {place[1]}"
 
 
+def _folds(images: ImageSet, plan: Experiment, repeat: int) -> Ints:
+    """The fold of every image in a repeat, (n,)."""
+    return fold_assignment(len(images), plan.folds, plan.stream(Stream.FOLDS, repeat))
+
+
 @dataclass
-class _Scoring:
-    """Scores images under models, and remembers those that are done.
+class _Models:
+    """Models by repeat and fold, and what those that are done say of the images.
 
     Attributes:
-        model_of: trains or loads a model.
+        model_of: trains or loads the model of a repeat and fold.
         images: all images.
         plan: has the seeds of the noise.
+        fold_of: of every image in every repeat, (L, n).
+        request: what determines the log-probabilities.
+        folder: where they are kept, if anywhere.
         done: what models say, (n,) each, with their health if they have any, and how that came about.
     """
 
-    model_of: Callable[[Place], Model]
+    model_of: Callable[[int, int], Model]
     images: ImageSet
     plan: Experiment
+    fold_of: Ints
+    request: Record
+    folder: Path | None = None
     done: dict[Place, tuple[Arrays, Record]] = dataclasses.field(default_factory=dict)
 
-    def in_turn(self, fold_of: NDArray[np.integer], progress: bool) -> dict[Place, tuple[Arrays, Record]]:
-        """All models, one after the other."""
-        places = list(np.ndindex(len(fold_of), self.plan.folds))
-        title = f"{self.images.name}, {len(places)} models"
-        with progress_bar(len(places), title, "models", enabled=progress) as bar:
-            for place in places:
-                self(place)
-                bar.update(1)
-        return self.done
+    def scored(self, progress: bool) -> xr.Dataset:
+        """Score the images under all models that are not done; the result is laid out as that of a run."""
+        self.read_new()
+        places = list(np.ndindex(len(self.fold_of), self.plan.folds))
+        missing = [[place] for place in places if place not in self.done]
+        title = f"{self.images.name}, {len(missing)} of {len(places)} models"
+        with progress_bar(len(missing), title, "models", enabled=progress and bool(missing)) as bar:
+            work_through(
+                missing, lambda left: [self.compute(place, bar.update) for [place] in left], self.path
+            )
+        self.read_new()
+        for place in places:
+            self.check_alike(place)
+        return self.assembled(places)
 
-    def __call__(
-        self, place: Place, before_comparing: Callable[[], None] = lambda: None
-    ) -> tuple[Arrays, Record]:
+    def path(self, place: Place) -> Path:
+        return self.folder / f"repeat-{place[0]:03d}-fold-{place[1]:02d}.npz"
+
+    def read_new(self) -> None:
+        """Read what other processes have finished; refuse what is of another request, or of other folds."""
+        for path in sorted(self.folder.glob("*.npz")) if self.folder else ():
+            match = re.fullmatch(r"repeat-(\d+)-fold-(\d+)\.npz", path.name)
+            if not match or (place := (int(match[1]), int(match[2]))) in self.done:
+                continue
+            arrays, record = store.read(path, self.request)
+            held_out = np.flatnonzero(_folds(self.images, self.plan, place[0]) == place[1])
+            if not np.array_equal(arrays["held_out"], held_out):
+                raise StoreError(
+                    f"{path} has other folds than this version of NumPy draws; use another folder"
+                )
+            self.done[place] = arrays, record["run"]
+
+    def compute(self, place: Place, tick: Callable[[int], object]) -> Report:
+        """Score a model, and keep what it says, unless another process does."""
+        if not self.folder:
+            self.score(place)
+            tick(1)
+            return Report({}, [])
+        with claimed({place: self.path(place)}, lambda place: self.path(place).exists()) as mine:
+            if mine:
+                arrays, run = self.score(place)
+                held_out = np.flatnonzero(self.fold_of[place[0]] == place[1])
+                record = {"request": self.request, "run": run}
+                store.write(self.path(place), arrays | {"held_out": held_out}, record)
+        there = self.path(place).exists()
+        tick(there)
+        return Report({}, [] if there else [place])
+
+    def score(self, place: Place) -> tuple[Arrays, Record]:
+        """What a model says, once it is known to share what it must with the others."""
         started = time.perf_counter()
-        model, noise_of = self.model_of(place), {}
+        model, noise_of = self.model_of(*place), {}
         if not callable(getattr(model, "log_prob", None)):
             kind = type(model).__name__
             raise ValueError(
@@ -318,13 +324,9 @@ class _Scoring:
             raise
         arrays["log_px"] = _checked_log_px(arrays["log_px"], len(self.images), place)
         facts = run_facts(self.images, time.perf_counter() - started) | noise_of
-        before_comparing()
+        self.read_new()
         self.done[place] = arrays, facts
-        try:
-            self.check_alike(place)
-        except ValueError:
-            del self.done[place]
-            raise
+        self.check_alike(place)
         return arrays, facts
 
     def check_alike(self, place: Place) -> None:
@@ -338,6 +340,16 @@ class _Scoring:
                         f"{field} of {_named(place)} is {run[field]!r}, and of {_named(other)} it is "
                         f"{before[field]!r}; allowed: the same for {scope}"
                     )
+
+    def assembled(self, places: Sequence[Place]) -> xr.Dataset:
+        """The data set of all models, those of a repeat side by side."""
+        every, runs = zip(*(self.done[place] for place in places), strict=True)
+        names = ("log_px", "ess", "khat", "num_samples") if all("ess" in a for a in every) else ("log_px",)
+        each = [every[i : i + self.plan.folds] for i in range(0, len(every), self.plan.folds)]
+        repeats = [stored_scores({name: np.stack([a[name] for a in own]) for name in names}) for own in each]
+        result = store.assemble({0: repeats}, self.fold_of, self.images.index, self.images.labels)
+        place = {"folder": str(self.folder)} if self.folder else {}
+        return result.assign_attrs({"request": json.dumps(self.request), "runs": json.dumps(runs)} | place)
 
 
 def _checked_log_px(values: ArrayLike, n: int, place: Place) -> NDArray[np.float64]:
@@ -359,24 +371,3 @@ def _checked_log_px(values: ArrayLike, n: int, place: Place) -> NDArray[np.float
             f"{what} NaN or +inf for {len(bad)} of {n} images ({first}); allowed: finite numbers and -inf"
         )
     return values
-
-
-def _assembled(
-    scored: Mapping[Place, tuple[Arrays, Record]],
-    fold_of: NDArray[np.integer],
-    images: ImageSet,
-    request: Record,
-    folder: Path | None = None,
-) -> xr.Dataset:
-    """The data set of all models, laid out as that of a run."""
-    L, K = len(fold_of), len(scored) // len(fold_of)
-    every = [arrays for arrays, _ in scored.values()]
-    names = ("log_px", "ess", "khat", "num_samples") if all("ess" in a for a in every) else ("log_px",)
-    repeats = [
-        stored_scores({name: np.stack([a[name] for a in every[l * K : (l + 1) * K]]) for name in names})
-        for l in range(L)
-    ]
-    result = store.assemble({0: repeats}, fold_of, images.index, images.labels)
-    runs = json.dumps([run for _, run in scored.values()])
-    place = {"folder": str(folder)} if folder else {}
-    return result.assign_attrs({"request": json.dumps(request), "runs": runs} | place)

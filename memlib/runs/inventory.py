@@ -55,32 +55,34 @@ def _folders(root: str | Path | None) -> list[Path]:
 
 def _listed(folder: Path) -> Stored:
     found = Stored(folder, _request(folder), modified=folder.stat().st_mtime)
-    scored: dict[Path, list[int]] = {}
+    choices = {place: (_request(place), []) for place in sorted(folder.glob("scores-*"))}
     for path, member, epoch in _files(folder):
+        kind = path.parent.name if epoch is not None else ""
         try:
-            facts, record = path.stat(), store.read_record(path)
+            facts = path.stat()
+            record = store.read_record(path)
         except FileNotFoundError:  # a checkpoint that was given up meanwhile
             continue
         except StoreError as error:
             found.problems.append(str(error))
-            facts, record = path.stat(), None
+            record = None
         found.bytes += facts.st_size
-        found.model_bytes += facts.st_size if path.parent.name == "models" else 0
+        found.model_bytes += facts.st_size if kind == "models" else 0
         found.modified = max(found.modified, facts.st_mtime)
         if record is None:
             continue
         found.request = found.request or store.training_part(record["request"])
         found.images = found.images or record["run"].get("images", "")
-        if epoch is None:
+        if not kind:
             found.trained.append(member)
-        elif path.parent.name == "checkpoints":
+        elif kind == "checkpoints":
             found.begun[member] = max(epoch, found.begun.get(member, 0))
-        elif path.parent.name != "models" and epoch == record["request"]["epochs"]:
-            scored.setdefault(path.parent, []).append(member)
+        elif kind != "models" and epoch == record["request"]["epochs"]:
+            _, repeats = choices[path.parent]
+            choices[path.parent] = record["request"], [*repeats, member]
     found.images = found.images or (found.request or {}).get("images", "")
     found.begun = {member: epoch for member, epoch in found.begun.items() if member not in found.trained}
-    requests = {place: _request(place) for place in sorted(folder.glob("scores-*"))}
-    found.scored = [(request, scored.get(place, [])) for place, request in requests.items() if request]
+    found.scored = [choice for choice in choices.values() if choice[0]]
     found.running = [member for member in _members(folder) if _claimed(folder, member)]
     return found
 
@@ -139,10 +141,8 @@ def verify(root: str | Path | None = None) -> Iterator[tuple[Path, str]]:
         for part in sorted(folder.rglob("*.part")):
             match = _FILE.match(part.name)
             if match and _member(match) not in running:
-                yield (
-                    part,
-                    f"{part} was left by a process that was killed; the next run of its repeat deletes it",
-                )
+                told = "was left by a process that was killed; the next run of its repeat deletes it"
+                yield part, f"{part} {told}"
 
 
 def _problem(path: Path, member: Member) -> str:

@@ -70,7 +70,7 @@ class LatentModel:
         seed: int = 0,
         prepare: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        prepare = prepare or _scaled
+        prepare = prepare or (lambda levels: levels.float() / 255)
         for name, function in (("encoder", encoder), ("decoder", decoder), ("prepare", prepare)):
             if not callable(function):
                 raise ValueError(f"{name} is a {type(function).__name__}; allowed: a module or a function")
@@ -217,7 +217,3 @@ def _nats(name: str, distribution: Distribution, values: Tensor) -> Tensor:
             f"log_prob of the {name} returned {log_p.dtype}; allowed: floating point of 32 bits or more"
         )
     return log_p.double()
-
-
-def _scaled(levels: Tensor) -> Tensor:
-    return levels.float() / 255

@@ -1,13 +1,16 @@
 """Runs: `run` trains and scores what an experiment misses, and loads what is there."""
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, as_completed, wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ from memlib.ensemble import Ensemble
 from memlib.experiment import Experiment
 from memlib.models import SIDE
 from memlib.runs.checkpoints import Checkpoints
-from memlib.runs.cost import Cost, Estimate, cost, estimate
+from memlib.runs.cost import Estimate, cost, estimate
 from memlib.runs.executors import processes, progress_bar
 from memlib.runs.store import Member, StoreError
 from memlib.runs.task import PARAMETER, Job, Task, requested
@@ -69,8 +72,7 @@ def run(
     Args:
         experiment: the specification.
         images: training images that are at hand, 32 x 32 pixels, as many as folds or more, in place of those
-            that the experiment names; its `images` and `num_images` then do not count, and have to be as
-            they are by default or 0.
+            that the experiment names; its `images` then does not count, and its `num_images` has to be 0.
         held_out: given with them, images of the same shape that no model trains on: the model of all images
             is evaluated on them, and draws as many samples.
         root: the results folder; see `memlib.runs.store`.
@@ -91,7 +93,7 @@ def run(
         StoreError: a stored file is damaged or answers another request, models that are to be scored anew
             were pruned, `root` has no locks, or workers do not see it.
     """
-    sets = _sets(experiment, images, held_out)
+    job = _job(experiment, images, held_out, root, device)
     if executor is None:
         where = choose_device(device)
         check_precisions(experiment, where)
@@ -102,38 +104,38 @@ def run(
         )
     elif device:
         check_device(device)  # whether it is there, each worker finds out
-    job, missing = _job(experiment, sets, root, device if executor else str(where), images is not None)
-    job = dataclasses.replace(job, keep_models=keep_models)
-    if missing:
-        _check_stored(job, where.type if executor is None else None)
+    job = dataclasses.replace(job, device=device if executor else str(where), keep_models=keep_models)
+    abroad = job if images else dataclasses.replace(job, sets=None)  # others load images by their name
+    diverged: dict[Member, str] = {}
+    if missing := job.missing():
+        _check_stored(job, None if executor else where.type)
         store.write_request(job.folder, job.training)
         store.write_request(job.scores, job.scoring)
-    diverged: dict[Member, str] = {}
-    epochs = sum(experiment.epochs for member in missing if not job.is_trained(member))
-    title = f"{sets[0].name.partition(':')[0]}, {len(missing)} of {experiment.repeats + 1} tasks"
-    title += f", {epochs} epochs" if epochs else ", scoring"
-    if missing and executor:
-        diverged = _run_elsewhere(job, missing, executor, title, progress)
-    elif missing:
-        workers = _workers(_cost(job, missing, sets), missing, where)
-        groups = _groups(job, sets, missing, where)
-        task, path_of = Task(job, *sets, where), functools.partial(store.member_path, job.folder)
-        with progress_bar(sum(map(task.work, missing)), title, "images", enabled=progress) as bar:
-            if workers > 1:
-                with processes(workers, bar.update) as pool:
-                    submit = functools.partial(pool.submit, compute_in_process, job)
+        epochs = sum(experiment.epochs - done for done in missing.values())
+        title = f"{job.training['images']}, {len(missing)} of {len(job.members)} tasks"
+        title += f", {epochs} epochs" if epochs else ", scoring"
+        if executor:
+            with progress_bar(len(missing), title, "tasks", enabled=progress) as bar:
+                diverged = _run_elsewhere(abroad, missing, executor, bar.update)
+        else:
+            work, workers = sum(map(Task(job, where).work, missing)), _workers(job, missing, where)
+            with (
+                progress_bar(work, title, "images", enabled=progress) as bar,
+                contextlib.ExitStack() as pools,
+            ):
+                if workers > 1:
+                    pool = pools.enter_context(processes(workers, bar.update))
+                    submit = functools.partial(pool.submit, compute_in_process, abroad)
                     attempt: Callable = lambda left: _collect([submit(group) for group in left])  # noqa: E731
-                    diverged = work_through(groups, attempt, path_of)
-            else:
-                here = dataclasses.replace(job, sets=sets)
-                attempt = lambda left: [compute(here, group, bar.update) for group in left]  # noqa: E731
-                diverged = work_through(groups, attempt, path_of)
-    for member in _members(job):
+                else:
+                    attempt = lambda left: [compute(job, group, bar.update) for group in left]  # noqa: E731
+                diverged = work_through(_groups(job, missing, where), attempt, job.path)
+    for member in job.members:
         if job.is_trained(member):  # else it diverged
-            store.remove(job.folder / "checkpoints", member)  # of a process killed before it could
+            store.remove(job.checkpoints, member)  # of a process killed before it could
     if diverged:
         raise FloatingPointError(_told(diverged, job))
-    return _assembled(job, sets[0])
+    return _assembled(job)
 
 
 def stored(
@@ -158,14 +160,13 @@ def stored(
         ValueError: bad settings.
         StoreError: something is missing, damaged, or answers another request.
     """
-    sets = _sets(experiment, images, held_out)
-    job, missing = _job(experiment, sets, root, None, images is not None)
-    if missing:
+    job = _job(experiment, images, held_out, root)
+    if missing := job.missing():
         raise StoreError(
-            f"{len(missing)} of {experiment.repeats + 1} tasks are missing in {job.folder}; run the "
+            f"{len(missing)} of {len(job.members)} tasks are missing in {job.folder}; run the "
             "experiment with the same settings first"
         )
-    return _assembled(job, sets[0])
+    return _assembled(job)
 
 
 def remaining(
@@ -180,16 +181,13 @@ def remaining(
 
     Arguments and errors are those of `run`; a few steps are computed for their time.
     """
-    sets = _sets(experiment, images, held_out)
-    where = choose_device(device)
+    job, where = _job(experiment, images, held_out, root), choose_device(device)
     check_precisions(experiment, where)
-    job, missing = _job(experiment, sets, root, str(where), images is not None)
-    at_once = _workers(_cost(job, missing, sets), missing, where)
+    missing = job.missing()
+    at_once = _workers(job, missing, where)
     if where.type == "cuda":
-        at_once = max(map(len, _groups(job, sets, missing, where)), default=1)
-    return estimate(
-        experiment, *_sizes(sets), missing=_begun(job, missing), device=str(where), at_once=at_once
-    )
+        at_once = max(map(len, _groups(job, missing, where)), default=1)
+    return estimate(**_left(job, missing), device=str(where), at_once=at_once)
 
 
 def prune(experiment: Experiment, *, root: str | Path | None = None) -> int:
@@ -201,14 +199,12 @@ def prune(experiment: Experiment, *, root: str | Path | None = None) -> int:
         ValueError, StoreError: as `stored`: models without scores stay.
     """
     folder = Path(stored(experiment, root=root).folder) / "models"
-    files = [(path, path.stat().st_size) for r in range(experiment.repeats) for path in _models(folder, r)]
-    for path, _ in files:
+    repeats = range(experiment.repeats)
+    paths = [store.epoch_path(folder, r, epoch) for r in repeats for epoch in store.epochs_of(folder, r)]
+    freed = sum(path.stat().st_size for path in paths)
+    for path in paths:
         path.unlink()
-    return sum(size for _, size in files)
-
-
-def _models(folder: Path, repeat: int) -> list[Path]:
-    return [store.epoch_path(folder, repeat, epoch) for epoch in store.epochs_of(folder, repeat)]
+    return freed
 
 
 def _sets(
@@ -243,20 +239,14 @@ def _sets(
 
 def _job(
     experiment: Experiment,
-    sets: tuple[ImageSet, ImageSet],
+    images: ImageSet | None,
+    held_out: ImageSet | None,
     root: str | Path | None,
-    device: str | None,
-    at_hand: bool,
-) -> tuple[Job, list[Member]]:
-    """What every process has to know, and the members that are not done."""
+    device: str | None = None,
+) -> Job:
+    sets = _sets(experiment, images, held_out)
     training, scoring = requested(experiment, *sets)
-    folder = store.training_folder(root, training).resolve()
-    job = Job(experiment, training, scoring, folder, device, sets=sets if at_hand else None)
-    return job, [member for member in _members(job) if not job.is_done(member)]
-
-
-def _members(job: Job) -> list[Member]:
-    return [None, *range(job.experiment.repeats)]
+    return Job(experiment, training, scoring, store.training_folder(root, training).resolve(), device, sets)
 
 
 def _check_stored(job: Job, device: str | None) -> None:
@@ -266,35 +256,26 @@ def _check_stored(job: Job, device: str | None) -> None:
         StoreError: a file is damaged or answers another request; a checkpoint answers another one, or is from
             another kind of device than this, if that is known.
     """
-    for member in _members(job):
+    for member in job.members:
         if job.is_trained(member):
-            store.read(store.member_path(job.folder, member), job.training)
+            store.read(job.path(member), job.training)
         elif device:
-            Checkpoints(job.folder, job.training, device).check(member)
-        if member is not None:
-            for epoch in store.epochs_of(job.scores, member):
-                store.read(store.epoch_path(job.scores, member, epoch), job.scoring)
+            Checkpoints(job.checkpoints, job.training, device).check(member)
+        for epoch in store.epochs_of(job.scores, member):
+            store.read(store.epoch_path(job.scores, member, epoch), job.scoring)
 
 
-def _begun(job: Job, members: list[Member]) -> dict[Member, int]:
-    """The epochs that members have behind them."""
-    checkpoints, epochs = job.folder / "checkpoints", job.experiment.epochs
-    return {
-        m: epochs if job.is_trained(m) else max(store.epochs_of(checkpoints, m), default=0) for m in members
-    }
+def _left(job: Job, missing: dict[Member, int]) -> dict[str, Any]:
+    """What is missing, as `cost` takes it."""
+    images, held_out = job.sets
+    sizes = {"n": len(images), "channels": images.channels, "validation_images": len(held_out)}
+    to_score = {member: len(job.to_score(member)) for member in missing if job.is_trained(member)}
+    return {"experiment": job.experiment, **sizes, "missing": missing, "to_score": to_score}
 
 
-def _sizes(sets: tuple[ImageSet, ImageSet]) -> tuple[int, int, int]:
-    return len(sets[0]), sets[0].channels, len(sets[1])
-
-
-def _cost(job: Job, missing: list[Member], sets: tuple[ImageSet, ImageSet]) -> Cost:
-    """All of what is missing, with what checkpoints hold of it."""
-    return cost(job.experiment, *_sizes(sets), missing=dict.fromkeys(missing, 0))
-
-
-def _workers(left: Cost, missing: list[Member], device: torch.device) -> int:
+def _workers(job: Job, missing: dict[Member, int], device: torch.device) -> int:
     """Processes that a run uses on this machine; 1 is this process itself."""
+    left = cost(**_left(job, missing))
     if device.type != "cpu" or left.training_flop + left.scoring_flop < PROCESSES_FLOP:
         return 1
     if multiprocessing.current_process().daemon:  # may start no others; so are the workers of Dask
@@ -302,19 +283,16 @@ def _workers(left: Cost, missing: list[Member], device: torch.device) -> int:
     return max(1, min(len(missing), torch.get_num_threads()))
 
 
-def _groups(
-    job: Job, sets: tuple[ImageSet, ImageSet], members: list[Member], device: torch.device
-) -> list[list[Member]]:
+def _groups(job: Job, missing: dict[Member, int], device: torch.device) -> list[list[Member]]:
     """Members to be computed together: one at a time on a CPU, on a GPU as many repeats as fit."""
     size = 1
     if device.type == "cuda":
         limit = torch.cuda.mem_get_info(device)[0] / 2
-        n, channels, _ = _sizes(sets)
-        memory = [cost(job.experiment, n, channels, 0, at_once=count).gpu_memory for count in (1, 2)]
+        memory = [cost(**_left(job, missing), at_once=count).gpu_memory for count in (1, 2)]
         size = 1 + max(0, int((limit - memory[0]) // (memory[1] - memory[0])))
-    repeats = [member for member in members if member is not None]
-    alone: list[list[Member]] = [[None]] if None in members else []
-    return alone + [list(repeats[i : i + size]) for i in range(0, len(repeats), size)]
+    repeats = [member for member in missing if member is not None]
+    alone: list[list[Member]] = [[None]] if None in missing else []
+    return alone + [repeats[i : i + size] for i in range(0, len(repeats), size)]
 
 
 def _collect(
@@ -332,23 +310,22 @@ def _collect(
 
 
 def _run_elsewhere(
-    job: Job, missing: list[Member], executor: Executor, title: str, progress: bool
+    job: Job, missing: Iterable[Member], executor: Executor, tick: Callable[[int], object]
 ) -> dict[Member, str]:
     """Let an executor's workers compute what is missing; returns why which diverged.
 
     Raises:
         StoreError: what they wrote is not seen here.
     """
-    with progress_bar(len(missing), title, "tasks", enabled=progress) as bar:
-        reports = _collect([executor.submit(finish, job, member) for member in missing], bar.update)
+    reports = _collect([executor.submit(finish, job, member) for member in missing], tick)
     diverged = {member: reason for report in reports for member, reason in report.diverged.items()}
     deadline = time.monotonic() + SHARED_SECONDS
     for member in missing:
         while member not in diverged and not job.is_done(member):
             if time.monotonic() > deadline:
                 raise StoreError(
-                    f"a worker wrote {store.member_path(job.folder, member)} or its scores, which are not "
-                    "seen here; allowed: a results folder that all machines share"
+                    f"a worker wrote {job.path(member)} or its scores, which are not seen here; allowed: a "
+                    "results folder that all machines share"
                 )
             time.sleep(WAIT_SECONDS)
     return diverged
@@ -357,8 +334,9 @@ def _run_elsewhere(
 def _told(diverged: dict[Member, str], job: Job) -> str:
     """The message on members whose training diverged."""
     lines = [
-        f"{'the model of all images' if m is None else f'repeat {m + 1}'}, {reason}"
-        for m, reason in sorted(diverged.items(), key=lambda item: -1 if item[0] is None else item[0])
+        f"{'the model of all images' if member is None else f'repeat {member + 1}'}, {diverged[member]}"
+        for member in job.members
+        if member in diverged
     ]
     return (
         f"{job.experiment.images}: training diverged: {'; '.join(lines)}. A smaller learning_rate may help; "
@@ -366,35 +344,32 @@ def _told(diverged: dict[Member, str], job: Job) -> str:
     )
 
 
-def _assembled(job: Job, images: ImageSet) -> xr.Dataset:
+def _assembled(job: Job) -> xr.Dataset:
     """All that is stored of a run as one data set, at the epochs of which all repeats have scores."""
-    e, repeats = job.experiment, range(job.experiment.repeats)
-    full, facts = store.read(store.member_path(job.folder, None), job.training)
-    trained = [store.read(store.member_path(job.folder, repeat), job.training) for repeat in repeats]
-    scored = [{*store.epochs_of(job.scores, repeat)} for repeat in repeats]
-    epochs = sorted(set.intersection(*scored) & {*e.evaluated_epochs})
-    if without := [epoch for epoch in e.evaluated_epochs if epoch not in epochs]:
+    evaluated, repeats = job.experiment.evaluated_epochs, range(job.experiment.repeats)
+    full, facts = store.read(job.path(None), job.training)
+    trained, records = zip(*(store.read(job.path(repeat), job.training) for repeat in repeats), strict=True)
+    records = [facts, *records]
+    scored = set.intersection(*({*store.epochs_of(job.scores, repeat)} for repeat in repeats))
+    if without := [epoch for epoch in evaluated if epoch not in scored]:
         LOG.warning(
             "no scores of epochs %s with these settings: their models had been scored with others, and were "
             "not kept; run(keep_models=True) in a new results folder keeps them",
             ", ".join(map(str, without)),
         )
-    parts = {
-        epoch: [store.read(store.epoch_path(job.scores, r, epoch), job.scoring) for r in repeats]
-        for epoch in epochs
-    }
-    fold_of = np.stack([arrays["fold_of"] for arrays, _ in trained])
-    scores = {epoch: [arrays for arrays, _ in each] for epoch, each in parts.items()}
+    scores: dict[int, list] = {epoch: [] for epoch in evaluated if epoch in scored}
+    for epoch, repeat in itertools.product(scores, repeats):
+        arrays, record = store.read(store.epoch_path(job.scores, repeat, epoch), job.scoring)
+        scores[epoch].append(arrays)
+        records.append(record)
+    images, nats = job.sets[0], {"units": "nats"}
+    fold_of, fold_loss = (np.stack([arrays[name] for arrays in trained]) for name in ("fold_of", "fold_loss"))
     result = store.assemble(scores, fold_of, images.index, images.labels)
-    nats = {"units": "nats"}
-    fold_loss = np.stack([arrays["fold_loss"] for arrays, _ in trained])
     result["fold_loss"] = ("repeat", "train_epoch", "fold"), fold_loss, nats
     for name in ("train_loss", "test_loss"):
         result[name] = "train_epoch", full[name], nats
     result["samples"] = ("sample", "channel", "row", "column"), full["samples"]
     result.coords["train_epoch"] = np.arange(1, len(full["train_loss"]) + 1)
-    records = [facts, *(record for _, record in trained)]
-    records += [record for each in parts.values() for _, record in each]
     return result.assign_attrs(
         folder=str(job.folder),
         request=json.dumps(job.scoring),

@@ -85,7 +85,8 @@ def _digest(request: Mapping[str, Any]) -> str:
 
 def training_folder(root: str | Path | None, request: Mapping[str, Any]) -> Path:
     """Where a training lives: named by the data set and the hash of all that determines it."""
-    return results_root(root) / f"{request['images']}-{_digest(request)}"
+    name = re.sub(r"[^\w.-]", "_", request["images"])  # of images at hand, which may be any text
+    return results_root(root) / f"{name}-{_digest(request)}"
 
 
 def training_part(request: Mapping[str, Any]) -> Record:
@@ -115,11 +116,12 @@ def epochs_of(folder: Path, member: Member) -> list[int]:
     return sorted((int(match[1]) for match in found if match), reverse=True)
 
 
-def remove(folder: Path, member: Member) -> None:
-    """Give up such files of a member, with what a killed process left of one."""
+def remove(folder: Path, member: Member, after: int = 0) -> None:
+    """Give up such files of a member of later epochs, with what a killed process left of one."""
     for path in folder.glob(f"{member_path(folder, member).stem}-epoch-*"):
-        with contextlib.suppress(PermissionError):  # others' results, which may only be read
-            path.unlink(missing_ok=True)
+        if int(re.split(r"-epoch-|\.", path.name)[1]) > after:
+            with contextlib.suppress(PermissionError):  # others' results, which may only be read
+                path.unlink(missing_ok=True)
 
 
 def write(path: Path, arrays: Mapping[str, NDArray], record: Record) -> None:
@@ -180,9 +182,8 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
         # Seeking to a place that a damaged file names fails with EINVAL, decompressing without a number.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise DamagedError(
-            f"{path} is damaged ({error}); delete it, and the next run computes it again"
-        ) from error
+        told = f"{path} is damaged ({error}); delete it, and the next run computes it again"
+        raise DamagedError(told) from error
 
 
 def _array(file: zipfile.ZipFile, name: str, sha256: str | None = None) -> NDArray:
@@ -245,13 +246,14 @@ def check(path: Path, request: Mapping[str, Any]) -> Record:
 
 
 def write_request(folder: Path, request: Mapping[str, Any]) -> None:
-    """Write down, once, what a folder's results answer; until a result is there, nothing else tells."""
-    path = folder / REQUEST
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{REQUEST}.{socket.gethostname()}-{os.getpid()}.part")
-        part.write_text(json.dumps(dict(request), indent=1), "utf-8")
-        part.replace(path)
+    """Write down what a folder's results answer; until a result is there, nothing else tells.
+
+    What a process that was killed has left half written is written again.
+    """
+    path, content = folder / REQUEST, json.dumps(dict(request), indent=1).encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_bytes() != content:
+        path.write_bytes(content)
 
 
 def lock_path(path: Path) -> Path:

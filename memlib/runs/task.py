@@ -6,9 +6,10 @@ A member is a repeat, or None, the model trained on all images.
 import datetime
 import functools
 import importlib.metadata
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -43,8 +44,8 @@ class Job:
         scoring: what determines their scores.
         folder: of the run.
         device: as in `memlib.run`.
+        sets: training and held-out images; None where those that the experiment names are to be loaded.
         keep_models: whether models of all evaluated epochs stay, or those of the last alone.
-        sets: training and held-out images that are at hand; else those that the experiment names.
     """
 
     experiment: Experiment
@@ -52,25 +53,55 @@ class Job:
     scoring: Record
     folder: Path
     device: str | None
+    sets: tuple[ImageSet, ImageSet] | None
     keep_models: bool = False
-    sets: tuple[ImageSet, ImageSet] | None = None
+
+    @property
+    def members(self) -> list[Member]:
+        return [None, *range(self.experiment.repeats)]
 
     @property
     def scores(self) -> Path:
         """The folder of the scores."""
         return store.scores_folder(self.folder, self.scoring)
 
-    def is_trained(self, member: Member) -> bool:
-        return store.member_path(self.folder, member).exists()
+    @property
+    def models(self) -> Path:
+        """The folder of the repeats' models."""
+        return self.folder / "models"
 
-    def to_score(self, repeat: int) -> list[int]:
-        """The epochs of which models of a trained repeat are there, and scores are not."""
-        models = store.epochs_of(self.folder / "models", repeat)
-        left = {*models, self.experiment.epochs} - {*store.epochs_of(self.scores, repeat)}
-        return sorted(left & {*self.experiment.evaluated_epochs})
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    def path(self, member: Member) -> Path:
+        """What a member that is trained has; beside it lies the lock of whoever trains or scores it."""
+        return store.member_path(self.folder, member)
+
+    def is_trained(self, member: Member) -> bool:
+        return self.path(member).exists()
+
+    def to_score(self, member: Member) -> list[int]:
+        """The epochs of a trained member that are to be scored: of which models are kept and scores are not,
+        and always the last."""
+        if member is None:
+            return []
+        kept = {*store.epochs_of(self.models, member), self.experiment.epochs}
+        return sorted(kept - {*store.epochs_of(self.scores, member)})
 
     def is_done(self, member: Member) -> bool:
-        return self.is_trained(member) and (member is None or not self.to_score(member))
+        return self.is_trained(member) and not self.to_score(member)
+
+    def missing(self) -> dict[Member, int]:
+        """The members that are not done, with the epochs of training that each has behind it."""
+        return {
+            member: self.experiment.epochs
+            if self.is_trained(member)
+            else max(store.epochs_of(self.checkpoints, member), default=0)
+            for member in self.members
+            if not self.is_done(member)
+        }
 
 
 def requested(experiment: Experiment, images: ImageSet, held_out: ImageSet) -> tuple[Record, Record]:
@@ -92,16 +123,12 @@ class Task:
     """What a process computes of a run.
 
     Attributes:
-        job: of the run.
-        images: the training images.
-        held_out: on which the model of all images is evaluated.
+        job: of the run, with images.
         device: where.
         tick: called with the images that have been trained on, or scored, once for all models of a repeat.
     """
 
     job: Job
-    images: ImageSet
-    held_out: ImageSet
     device: torch.device
     tick: Tick = lambda images: None
 
@@ -110,55 +137,63 @@ class Task:
         return self.job.experiment
 
     @functools.cached_property
+    def x(self) -> torch.Tensor:
+        """The training images, uint8 (n, C, H, W), on the device."""
+        return torch.tensor(self.job.sets[0].images, device=self.device)
+
+    @functools.cached_property
+    def held_out(self) -> torch.Tensor:
+        """The images on which the model of all images is evaluated, in the same way."""
+        return torch.tensor(self.job.sets[1].images, device=self.device)
+
+    @functools.cached_property
     def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.job.folder, self.job.training, self.device.type)
+        return Checkpoints(self.job.checkpoints, self.job.training, self.device.type)
 
     @functools.cached_property
     def compiled(self) -> bool:
         """Whether scoring uses compiled kernels: where there is enough of it, and a compiler."""
         e = self.experiment
-        pairs = len(e.evaluated_epochs) * e.folds * len(self.images)
-        outputs = pairs * e.num_samples * math.prod(self.images.images.shape[1:])
+        outputs = len(e.evaluated_epochs) * e.folds * e.num_samples * self.x.numel()
         return outputs > COMPILED_OUTPUTS and compiler_works(self.device)
 
     def work(self, member: Member) -> int:
         """Images that `tick` will be told of until a member is done."""
-        e, n = self.experiment, len(self.images)
+        e, (n, held) = self.experiment, map(len, self.job.sets)
         if self.job.is_trained(member):
-            return 0 if member is None else len(self.job.to_score(member)) * n
+            return len(self.job.to_score(member)) * n
         if member is None:
-            return e.epochs * (n + len(self.held_out))
+            return e.epochs * (n + held)
         return e.epochs * (n - math.ceil(n / e.folds)) + len(e.evaluated_epochs) * n
 
     def train_on_all(self, begun: Sequence[Snapshot] = ()) -> dict[Member, str]:
         """Train one model on all images, anew or from its checkpoint, and write its file.
 
-        That holds the losses on `images` and `held_out` by epoch, nats, as many samples as held-out images,
-        and the parameters.
+        That holds the losses on training and held-out images by epoch, nats, as many samples as held-out
+        images, and the parameters.
 
         Returns:
             None with when and why it diverged, if it did.
         """
-        n, held = len(self.images), torch.tensor(self.held_out.images, device=self.device)
+        n, held = len(self.x), len(self.held_out)
 
-        def evaluate(state: TrainState, x: torch.Tensor, diverged: dict[Member, str]) -> None:
+        def evaluate(state: TrainState, diverged: dict[Member, str]) -> None:
             [noise] = state.noise[Stream.SCORING_NOISE.name]
-            state.record(test_loss=mean_loss(state.model, held, noise))
+            state.record(test_loss=mean_loss(state.model, self.held_out, noise))
             if not _are_scores(state.recorded["test_loss"][-1]):
                 diverged.setdefault(None, self._when(state.epoch, "test_loss is not a number"))
-            self.tick(len(held))
+            self.tick(held)
 
-        state, diverged = self._train([None], [np.arange(n)], begun, evaluate, n + len(held))
+        state, diverged = self._train([None], [np.arange(n)], begun, evaluate, n + held)
         if not diverged:
             results, prior = state.results(0), self.experiment.torch_stream(Stream.SAMPLES, None, self.device)
             arrays = {
                 "train_loss": results["loss"][:, 0],
                 "test_loss": results["test_loss"][:, 0],
-                "samples": sample(state.model, len(held), self.images.channels, prior)[0],
+                "samples": sample(state.model, held, self.x.shape[1], prior)[0],
                 **{f"{PARAMETER}{name}": array for name, array in state.model.state().items()},
             }
-            self._write(store.member_path(self.job.folder, None), arrays, self._training_facts(state))
-            store.remove(self.checkpoints.folder, None)
+            self._finish(None, arrays, state)
         return diverged
 
     def train_repeats(self, repeats: Sequence[int], begun: Sequence[Snapshot] = ()) -> dict[Member, str]:
@@ -171,29 +206,43 @@ class Task:
         Returns:
             Of repeats that diverged, when and why.
         """
-        e, n, K = self.experiment, len(self.images), self.experiment.folds
+        e, n, K = self.experiment, len(self.x), self.experiment.folds
         folds = [fold_assignment(n, K, e.stream(Stream.FOLDS, repeat)) for repeat in repeats]
         training_sets = [np.flatnonzero(fold_of != k) for fold_of in folds for k in range(K)]
+        for folder, repeat in itertools.product(
+            [self.job.models, *self.job.folder.glob("scores-*")], repeats
+        ):
+            # of a training that was lost: what comes may be other models, on another device or by rounding
+            store.remove(folder, repeat, after=begun[0].epoch if begun else 0)
 
-        def evaluate(state: TrainState, x: torch.Tensor, diverged: dict[Member, str]) -> None:
+        def evaluate(state: TrainState, diverged: dict[Member, str]) -> None:
             if state.epoch not in e.evaluated_epochs:
                 return
-            last = state.epoch == e.epochs
-            sound = [i for i, repeat in enumerate(repeats) if repeat not in diverged]
-            for i in sound:
-                if last or self.job.keep_models:
-                    path = store.epoch_path(self.job.folder / "models", repeats[i], state.epoch)
-                    self._write(path, state.parameters(i), {})
-                if last:
+            last, sound = state.epoch == e.epochs, [repeat for repeat in repeats if repeat not in diverged]
+            for i, repeat in enumerate(repeats):
+                if repeat in sound and (last or self.job.keep_models):
+                    path = store.epoch_path(self.job.models, repeat, state.epoch)
+                    store.write(path, state.parameters(i), {"request": self.job.training, "run": {}})
+                if repeat in sound and last:  # trained: its models are there
                     arrays = {"fold_of": folds[i], "fold_loss": state.results(i)["loss"]}
-                    facts = self._training_facts(state)
-                    self._write(store.member_path(self.job.folder, repeats[i]), arrays, facts)
-                    store.remove(self.checkpoints.folder, repeats[i])
+                    self._finish(repeat, arrays, state)
             if sound:
-                diverged |= self._score(state.model, x, state.epoch, repeats, [repeats[i] for i in sound])
+                diverged |= self._score(state.model, state.epoch, repeats, sound)
 
         size = min(map(len, training_sets))
         return self._train(repeats, training_sets, begun, evaluate, len(repeats) * size)[1]
+
+    def _finish(self, member: Member, arrays: Mapping[str, NDArray], state: TrainState) -> None:
+        """Write the file of a member that is trained; its checkpoints are of no use any more."""
+        facts = {"stage": "training", "resumed": state.resumed, "torch": state.torch_version}
+        facts = self._facts(state.seconds, len(state.order)) | facts
+        store.write(self.job.path(member), arrays, {"request": self.job.training, "run": facts})
+        store.remove(self.job.checkpoints, member)
+
+    def _facts(self, seconds: float, stacked: int) -> Record:
+        cpu = self.device.type == "cpu"
+        name = "CPU, 1 thread" if cpu else torch.cuda.get_device_name(self.device)
+        return run_facts(self.job.sets[0], seconds) | {"device": name, "stacked": stacked}
 
     def score(self, repeat: int) -> dict[Member, str]:
         """Score the models of a trained repeat that have no scores as yet.
@@ -204,37 +253,31 @@ class Task:
         Raises:
             StoreError: its models are not there any more, or damaged.
         """
-        e, x = self.experiment, torch.tensor(self.images.images, device=self.device)
-        template, diverged = e.build(self.images.channels), {}
+        template, diverged = self.experiment.build(self.x.shape[1]), {}
         for epoch in self.job.to_score(repeat):
-            path = store.epoch_path(self.job.folder / "models", repeat, epoch)
+            path = store.epoch_path(self.job.models, repeat, epoch)
             if not path.exists():
                 raise StoreError(
                     f"{path} is not there any more, so that the models cannot be scored anew; delete "
-                    f"{store.member_path(self.job.folder, repeat)} to train them again"
+                    f"{self.job.path(repeat)} to train them again"
                 )
             arrays, _ = store.read(path, self.job.training)
             model = Ensemble.from_state(template, arrays, self.device)
-            diverged |= self._score(model, x, epoch, [repeat], [repeat])
+            diverged |= self._score(model, epoch, [repeat], [repeat])
         return diverged
 
     def _score(
-        self, model: Ensemble, x: torch.Tensor, epoch: int, repeats: Sequence[int], wanted: Sequence[int]
+        self, model: Ensemble, epoch: int, repeats: Sequence[int], wanted: Sequence[int]
     ) -> dict[Member, str]:
-        """Score the models of some repeats at an epoch, and write the scores of those wanted that have none.
+        """Score the models of some repeats at an epoch, and write the scores of those wanted.
 
         Returns:
             Of repeats with scores that are no numbers, when and which.
         """
         e, started, diverged = self.experiment, time.perf_counter(), {}
-        paths = {repeat: store.epoch_path(self.job.scores, repeat, epoch) for repeat in wanted}
-        if all(path.exists() for path in paths.values()):
-            self.tick(len(repeats) * len(x))
-            return diverged
-        model = Ensemble(model.template, model.params, model.buffers, e.scoring_precision)
         scored = score_images(
-            model,
-            x,
+            Ensemble(model.template, model.params, model.buffers, e.scoring_precision),
+            self.x,
             e.num_samples,
             [e.torch_stream(Stream.SCORING_NOISE, repeat, self.device, epoch) for repeat in repeats],
             self.compiled,
@@ -244,17 +287,16 @@ class Task:
         )
         columns = {name: getattr(scored, name).float().cpu().numpy() for name in ("log_px", "ess", "khat")}
         columns["num_samples"] = scored.num_samples.int().cpu().numpy()
-        facts = {"stage": "scoring", "kernels": "compiled" if self.compiled else "eager"}
+        facts = self._facts(time.perf_counter() - started, len(repeats))
+        facts |= {"stage": "scoring", "kernels": "compiled" if self.compiled else "eager"}
         for i, repeat in enumerate(repeats):
             own = {name: column[i * e.folds : (i + 1) * e.folds] for name, column in columns.items()}
-            if repeat not in paths or paths[repeat].exists():
-                continue
-            if bad := [name for name in ("log_px", "ess") if not _are_scores(own[name])]:
+            bad = [name for name in ("log_px", "ess") if not _are_scores(own[name])]
+            if bad and repeat in wanted:
                 diverged[repeat] = self._when(epoch, f"{bad[0]} is not a number")
-                continue
-            arrays = stored_scores(own)
-            seconds = time.perf_counter() - started
-            self._write(paths[repeat], arrays, self._facts(seconds, len(repeats)) | facts, self.job.scoring)
+            elif repeat in wanted:
+                path = store.epoch_path(self.job.scores, repeat, epoch)
+                store.write(path, stored_scores(own), {"request": self.job.scoring, "run": facts})
         return diverged
 
     def _train(
@@ -262,7 +304,7 @@ class Task:
         members: Sequence[Member],
         training_sets: Sequence[NDArray[np.int64]],
         begun: Sequence[Snapshot],
-        evaluate: Callable[[TrainState, torch.Tensor, dict[Member, str]], None],
+        evaluate: Callable[[TrainState, dict[Member, str]], None],
         epoch_images: int,
     ) -> tuple[TrainState, dict[Member, str]]:
         """Train the members' models with checkpoints; a member that diverges stops, and the others go on.
@@ -275,53 +317,16 @@ class Task:
         Returns:
             The state at the end, and of members that diverged when and why.
         """
-        e, saved, diverged = self.experiment, time.monotonic(), {}
-        x = torch.tensor(self.images.images, device=self.device)
-        state = self.start(len(training_sets) // len(members), members)
+        e, count, diverged = self.experiment, len(training_sets) // len(members), {}
+        state = self.start(count, members)
         if begun:
             state.restore(begun)
             scored = 0 if None in members else sum(epoch <= state.epoch for epoch in e.evaluated_epochs)
-            self.tick(state.epoch * epoch_images + scored * len(members) * len(x))
-        for loss in self._epochs(state, x, training_sets):
-            state.record(loss=loss)
-            for i, member in enumerate(members):
-                if (bad := int((~np.isfinite(loss[state.models(i)])).sum())) and member not in diverged:
-                    what = f"the loss of {bad} of {len(training_sets) // len(members)} models is not finite"
-                    diverged[member] = self._when(state.epoch, what)
-            evaluate(state, x, diverged)
-            if len(diverged) == len(members):
-                break
-            due = state.epoch in e.evaluated_epochs or time.monotonic() - saved > CHECKPOINT_SECONDS
-            if due and state.epoch < e.epochs:
-                for i, member in enumerate(members):
-                    if member not in diverged:
-                        self.checkpoints.write(member, state, i)
-                saved = time.monotonic()
-        return state, diverged
-
-    def start(self, count: int, members: Sequence[Member]) -> TrainState:
-        """The beginning of the training of some members, `count` models each."""
-        e, models = self.experiment, []
-        for member in members:
-            parameters = e.torch_stream(Stream.PARAMETERS, member)
-            models += [e.build(self.images.channels, parameters) for _ in range(count)]
-        model = Ensemble.stack(models, self.device, e.precision)
-        noise = {
-            purpose.name: [e.torch_stream(purpose, member, self.device) for member in members]
-            for purpose in (Stream.TRAINING_NOISE, Stream.SCORING_NOISE)
-        }
-        order = [e.stream(Stream.ORDER, member) for member in members]
-        return TrainState(model, adam(model, e.learning_rate), order, noise)
-
-    def _epochs(
-        self, state: TrainState, x: torch.Tensor, training_sets: Sequence[NDArray[np.int64]]
-    ) -> Iterator[NDArray[np.float64]]:
-        """Train on, epoch by epoch, with the time that takes; yields the losses, (E,)."""
-        e, count = self.experiment, len(training_sets) // len(state.order)
-        trained = fit(
+            self.tick(state.epoch * epoch_images + scored * len(members) * len(self.x))
+        epochs = fit(
             state.model,
             state.optimizer,
-            x,
+            self.x,
             training_sets,
             epochs=range(state.epoch + 1, e.epochs + 1),
             batch_size=e.batch_size,
@@ -330,37 +335,48 @@ class Task:
             noise=state.noise[Stream.TRAINING_NOISE.name],
             tick=lambda pairs: self.tick(pairs // count),
         )
-        while True:
-            started = time.perf_counter()
-            state.epoch, loss = next(trained, (state.epoch, None))
-            state.seconds += time.perf_counter() - started
-            if loss is None:
-                return
-            yield loss
+        started = saved = time.monotonic()
+        for epoch, loss in epochs:
+            state.epoch = epoch
+            state.seconds += time.monotonic() - started
+            state.record(loss=loss)
+            for i, member in enumerate(members):
+                if (bad := int((~np.isfinite(loss[state.models(i)])).sum())) and member not in diverged:
+                    diverged[member] = self._when(epoch, f"the loss of {bad} of {count} models is not finite")
+            evaluate(state, diverged)
+            if len(diverged) == len(members):
+                break
+            due = epoch in e.evaluated_epochs or time.monotonic() - saved > CHECKPOINT_SECONDS
+            if due and epoch < e.epochs:
+                for i, member in enumerate(members):
+                    if member not in diverged:
+                        self.checkpoints.write(member, state, i)
+                saved = time.monotonic()
+            started = time.monotonic()
+        return state, diverged
+
+    def start(self, count: int, members: Sequence[Member]) -> TrainState:
+        """The beginning of the training of some members, `count` models each."""
+        e, models = self.experiment, []
+        for member in members:
+            parameters = e.torch_stream(Stream.PARAMETERS, member)
+            models += [e.build(self.x.shape[1], parameters) for _ in range(count)]
+        model = Ensemble.stack(models, self.device, e.precision)
+        noise = {
+            purpose.name: [e.torch_stream(purpose, member, self.device) for member in members]
+            for purpose in (Stream.TRAINING_NOISE, Stream.SCORING_NOISE)
+        }
+        order = [e.stream(Stream.ORDER, member) for member in members]
+        return TrainState(model, adam(model, e.learning_rate), order, noise)
 
     def _when(self, epoch: int, what: str) -> str:
         return f"epoch {epoch} at learning_rate {self.experiment.learning_rate}: {what}"
 
-    def _write(
-        self, path: Path, arrays: Mapping[str, NDArray], facts: Record, request: Record | None = None
-    ) -> None:
-        store.write(path, arrays, {"request": request or self.job.training, "run": facts})
 
-    def _training_facts(self, state: TrainState) -> Record:
-        facts = {"stage": "training", "resumed": state.resumed, "torch": state.torch_version}
-        return self._facts(state.seconds, len(state.order)) | facts
-
-    def _facts(self, seconds: float, stacked: int) -> Record:
-        return run_facts(self.images, seconds, self.device) | {"stacked": stacked}
-
-
-def run_facts(images: ImageSet, seconds: float, device: torch.device | None = None) -> Record:
-    """When, where and with what something was computed, as records keep it."""
-    names = {"cpu": "CPU, 1 thread"}
-    where = names.get(device.type) or torch.cuda.get_device_name(device) if device else None
+def run_facts(images: ImageSet, seconds: float) -> Record:
+    """When and with what something was computed, as records keep it."""
     return {
         "images": images.name,
-        **({"device": where} if where else {}),
         "seconds": round(seconds, 2),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "memlib": importlib.metadata.version("memlib"),

@@ -1,7 +1,7 @@
 """What every process does for a run: claim what is missing, compute it, or wait until another process has."""
 
 import contextlib
-import functools
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -105,18 +105,19 @@ def compute(job: Job, members: Sequence[Member], tick: Tick | None = None) -> Re
     """
     where, diverged = choose_device(job.device), {}
     check_precisions(job.experiment, where)
-    paths = {member: store.member_path(job.folder, member) for member in members}
-    with claimed(paths, job.is_done) as mine, contextlib.ExitStack() as block:
+    on_one_core = one_thread() if where.type == "cpu" else contextlib.nullcontext()
+    with claimed({member: job.path(member) for member in members}, job.is_done) as mine, on_one_core:
         if mine:
-            task = Task(job, *(job.sets or _images(job)), where, tick or (lambda images: None))
-            block.enter_context(one_thread() if where.type == "cpu" else contextlib.nullcontext())
+            job = job if job.sets else dataclasses.replace(job, sets=_images(job))
+            task = Task(job, where, tick or (lambda images: None))
             begun = {m: task.checkpoints.newest(m) for m in mine if not job.is_trained(m)}
             for group in _alike(begun):
                 saved = [begun[member] for member in group if begun[member]]
                 full = group == [None]
                 diverged |= task.train_on_all(saved) if full else task.train_repeats(group, saved)
-            for repeat in (m for m in mine if m is not None and m not in diverged and not job.is_done(m)):
-                diverged |= task.score(repeat)
+            for member in mine:
+                if member not in diverged and job.to_score(member):
+                    diverged |= task.score(member)
     return Report(diverged, [m for m in members if not job.is_done(m) and m not in diverged])
 
 
@@ -159,5 +160,6 @@ def finish(job: Job, member: Member) -> Report:
             f"the results folder {job.folder}, which the run was started with, is not on this machine; "
             "allowed: a folder that all machines share"
         )
-    path_of = functools.partial(store.member_path, job.folder)
-    return Report(work_through([[member]], lambda left: [compute(job, group) for group in left], path_of), [])
+    return Report(
+        work_through([[member]], lambda left: [compute(job, group) for group in left], job.path), []
+    )

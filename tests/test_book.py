@@ -271,3 +271,17 @@ def test_chapter_source(path):
 def test_what_is_published_stays_small():
     sizes = {path: path.stat().st_size for path in (ROOT / "published").rglob("*") if path.is_file()}
     assert sum(sizes.values()) < 40e6
+
+
+def test_published_pages_import_from_where_names_are_now():
+    """Who downloads one can execute it: an import that moved is followed in published/book, too."""
+
+    def imports(path: Path) -> list[str]:
+        cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+        nodes = [node for cell in cells for node in ast.walk(ast.parse(cell.source))]
+        return [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+    for page in load_pages("published", ROOT / "book"):
+        if not book._outdated(page.name, page, ROOT):  # which no book takes
+            published = ROOT / "published" / "book" / f"{page.name}.ipynb"
+            assert imports(published) == imports(ROOT / "book" / f"{page.notebook}.ipynb"), page.name

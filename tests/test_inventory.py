@@ -69,6 +69,18 @@ def test_listing_survives_damaged_files(folder):
     assert stored.request is None
 
 
+@pytest.mark.parametrize("content", ["[1]", "{}", '{"images": 5}', "half"])
+def test_what_is_no_run_is_passed_over(folder, content):
+    other = folder.with_name("other")
+    other.mkdir()
+    (other / store.REQUEST).write_text(content)
+    (other / "repeat-000.lock").touch()
+    (folder / "scores-notes").touch()
+    (stored,) = list_results(folder.parent)
+    assert stored.folder == folder and len(stored.scored) == 1
+    assert problems(folder) == []
+
+
 def test_what_a_run_gives_up_meanwhile_is_no_problem(folder, monkeypatch):
     original = store.read_record
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import multiprocessing
+import re
 import shutil
 import threading
 import time
@@ -149,6 +150,7 @@ def test_images_at_hand_give_what_the_same_images_by_name_give(stored, tmp_path)
     again = memlib.stored(everything, relabeled, sets[1], root=tmp_path)
     np.testing.assert_array_equal(again.label, relabeled.labels)
     assert len(full_model(result)) == 1
+    assert memlib.prune(everything, *sets, root=tmp_path) > 0
     named = [dataclasses.replace(images, name="../my images") for images in sets]
     assert Path(run(everything, *named, root=tmp_path, progress=False).folder).parent == tmp_path
 
@@ -207,13 +209,45 @@ def test_models_that_are_trained_anew_are_scored_anew(stored, copied):
     assert len(old) == 3 and sum(path.exists() for path in old) == 2
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    ["scores-*/repeat-000-epoch-000002.npz", "scores-*/repeat-000-epoch-000003.npz", "models/repeat-000-*"],
+    ids=["scores", "scores of the last epoch", "models"],
+)
+def test_who_deletes_what_a_damaged_file_names_gets_it_again(stored, copied, damaged):
+    """Of scores whose models are not kept, that is their training."""
+    [path] = copied.glob(damaged)
+    path.write_bytes(path.read_bytes()[:100])
+    other = dataclasses.replace(TINY, num_samples=5) if damaged.startswith("models") else TINY
+    with pytest.raises(store.DamagedError) as refused:
+        run(other, root=copied.parent, progress=False)
+    named = re.findall(rf"{re.escape(str(copied))}\S+?\.npz", str(refused.value))
+    assert named[0] == str(path) and len(named) == (1 if path.match("scores-*/*3.npz") else 2)
+    for name in named:
+        Path(name).unlink()
+    run(other, root=copied.parent, progress=False)
+    again, expected = run(TINY, root=copied.parent, progress=False), stored[1]
+    if other != TINY:  # whoever trains anew scores the earlier epochs, with these settings alone
+        again, expected = again.isel(epoch=[-1]), expected.isel(epoch=[-1])
+    equal(again, expected)
+
+
+def test_models_that_are_gone_are_missed_before_anything_trains(copied, monkeypatch):
+    assert memlib.prune(TINY, root=copied.parent) > 0 and not list(copied.glob("models/*"))
+    monkeypatch.setattr("memlib.runs.task.fit", None)  # training would fail
+    with pytest.raises(store.StoreError, match=r"repeat-000-epoch-000003\.npz is not there any more"):
+        run(dataclasses.replace(TINY, num_samples=5, repeats=3), root=copied.parent, progress=False)
+
+
 def test_what_a_process_killed_before_tidying_left_is_removed(copied):
     path = store.epoch_path(copied / "checkpoints", 0, 2)
     path.parent.mkdir(exist_ok=True)
     path.touch()
     path.with_name(f"{path.name}.machine-1.part").touch()
+    other = path.with_name("repeat-000-epoch-of-another.npz")
+    other.touch()
     run(TINY, root=copied.parent, progress=False)
-    assert not list(path.parent.iterdir())
+    assert list(path.parent.iterdir()) == [other]
 
 
 def test_any_other_setting_has_a_folder_of_its_own(tmp_path):

@@ -74,6 +74,11 @@ def test_a_repeat_that_diverges_stops_alone(tmp_path, monkeypatch, executor):
     with pytest.raises(FloatingPointError, match=re.escape(expected)):
         run(TINY, root=tmp_path, executor=executor, progress=False)
     assert sorted(p.name for p in tmp_path.glob("*/*.npz")) == ["full.npz", "repeat-001.npz"]
+    if executor is None:  # of images at hand those are named, not the experiment's
+        sets = [dataclasses.replace(TINY.load_images(), name="mine"), TINY.load_validation()]
+        with pytest.raises(FloatingPointError, match=r"^mine: training diverged"):
+            everything = dataclasses.replace(TINY, num_images=0)
+            run(everything, *sets, root=tmp_path / "at hand", progress=False)
     monkeypatch.undo()
     undisturbed = run(TINY, root=tmp_path / "undisturbed", progress=False)
     np.testing.assert_array_equal(run(TINY, root=tmp_path, progress=False).log_px, undisturbed.log_px)

@@ -150,8 +150,11 @@ def execute_pages(
     target.mkdir(parents=True, exist_ok=True)
     pages = [page for page in pages if page.parameters is not None]
     keys = {page.name: page_key(page, root / "book") for page in pages}
-    facts = {path.stem: nbformat.read(path, 4).metadata.get("memlib", {}) for path in target.glob("*.ipynb")}
-    waiting = [page for page in pages if facts.get(page.name, {}).get("key") != keys[page.name]]
+    there = {page.name: path for page in pages if (path := target / f"{page.name}.ipynb").exists()}
+    made_of = {
+        name: nbformat.read(path, 4).metadata.get("memlib", {}).get("key") for name, path in there.items()
+    }
+    waiting = [page for page in pages if made_of.get(page.name) != keys[page.name]]
     cores = loky.cpu_count()
     jobs = max(1, min(jobs or cores, len(waiting)))
     threads = max(1, cores // jobs)

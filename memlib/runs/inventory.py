@@ -55,7 +55,7 @@ def _folders(root: str | Path | None) -> list[Path]:
 
 def _listed(folder: Path) -> Stored:
     found = Stored(folder, _request(folder), modified=folder.stat().st_mtime)
-    choices = {place: (_request(place), []) for place in sorted(folder.glob("scores-*"))}
+    choices = {place: (_request(place), []) for place in sorted(folder.glob("scores-*")) if place.is_dir()}
     for path, member, epoch in _files(folder):
         kind = path.parent.name if epoch is not None else ""
         try:
@@ -88,10 +88,12 @@ def _listed(folder: Path) -> Stored:
 
 
 def _request(folder: Path) -> Record | None:
+    """What a folder says that its results answer; None where it says nothing of the kind."""
     try:
-        return json.loads((folder / store.REQUEST).read_text("utf-8"))
+        request = json.loads((folder / store.REQUEST).read_text("utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+    return request if isinstance(request, dict) and isinstance(request.get("images"), str) else None
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, Member, int | None]]:

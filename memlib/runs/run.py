@@ -190,15 +190,21 @@ def remaining(
     return estimate(**_left(job, missing), device=str(where), at_once=at_once)
 
 
-def prune(experiment: Experiment, *, root: str | Path | None = None) -> int:
+def prune(
+    experiment: Experiment,
+    images: ImageSet | None = None,
+    held_out: ImageSet | None = None,
+    *,
+    root: str | Path | None = None,
+) -> int:
     """Delete the models of an experiment's repeats that are trained and scored; returns the bytes freed.
 
-    They cannot be scored anew then. The model of all images stays.
+    They cannot be scored anew then. The model of all images stays. Arguments are those of `run`.
 
     Raises:
         ValueError, StoreError: as `stored`: models without scores stay.
     """
-    folder = Path(stored(experiment, root=root).folder) / "models"
+    folder = Path(stored(experiment, images, held_out, root=root).folder) / "models"
     repeats = range(experiment.repeats)
     paths = [store.epoch_path(folder, r, epoch) for r in repeats for epoch in store.epochs_of(folder, r)]
     freed = sum(path.stat().st_size for path in paths)
@@ -253,8 +259,8 @@ def _check_stored(job: Job, device: str | None) -> None:
     """Read what is there of a run of which something is missing: nothing trains beside what cannot be used.
 
     Raises:
-        StoreError: a file is damaged or answers another request; a checkpoint answers another one, or is from
-            another kind of device than this, if that is known.
+        StoreError: a file is damaged or answers another request; models that are to be scored are gone; a
+            checkpoint answers another request, or is from another kind of device than this, if that is known.
     """
     for member in job.members:
         if job.is_trained(member):
@@ -263,6 +269,8 @@ def _check_stored(job: Job, device: str | None) -> None:
             Checkpoints(job.checkpoints, job.training, device).check(member)
         for epoch in store.epochs_of(job.scores, member):
             store.read(store.epoch_path(job.scores, member, epoch), job.scoring)
+    for member in filter(job.is_trained, job.members):
+        job.models_to_score(member)
 
 
 def _left(job: Job, missing: dict[Member, int]) -> dict[str, Any]:
@@ -339,7 +347,7 @@ def _told(diverged: dict[Member, str], job: Job) -> str:
         if member in diverged
     ]
     return (
-        f"{job.experiment.images}: training diverged: {'; '.join(lines)}. A smaller learning_rate may help; "
+        f"{job.sets[0].name}: training diverged: {'; '.join(lines)}. A smaller learning_rate may help; "
         f"everything else is stored in {job.folder}"
     )
 
@@ -353,8 +361,8 @@ def _assembled(job: Job) -> xr.Dataset:
     scored = set.intersection(*({*store.epochs_of(job.scores, repeat)} for repeat in repeats))
     if without := [epoch for epoch in evaluated if epoch not in scored]:
         LOG.warning(
-            "no scores of epochs %s with these settings: their models had been scored with others, and were "
-            "not kept; run(keep_models=True) in a new results folder keeps them",
+            "no scores of epochs %s with these settings in every repeat, and their models are not kept; "
+            "run(keep_models=True) in a new results folder keeps them",
             ", ".join(map(str, without)),
         )
     scores: dict[int, list] = {epoch: [] for epoch in evaluated if epoch in scored}

@@ -118,8 +118,10 @@ def epochs_of(folder: Path, member: Member) -> list[int]:
 
 def remove(folder: Path, member: Member, after: int = 0) -> None:
     """Give up such files of a member of later epochs, with what a killed process left of one."""
-    for path in folder.glob(f"{member_path(folder, member).stem}-epoch-*"):
-        if int(re.split(r"-epoch-|\.", path.name)[1]) > after:
+    stem = member_path(folder, member).stem
+    for path in folder.glob(f"{stem}-epoch-*"):
+        match = re.match(rf"{stem}-epoch-(\d+)\.npz", path.name)
+        if match and int(match[1]) > after:
             with contextlib.suppress(PermissionError):  # others' results, which may only be read
                 path.unlink(missing_ok=True)
 
@@ -182,8 +184,17 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
         # Seeking to a place that a damaged file names fails with EINVAL, decompressing without a number.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        told = f"{path} is damaged ({error}); delete it, and the next run computes it again"
-        raise DamagedError(told) from error
+        raise DamagedError(f"{path} is damaged ({error}); {_remedy(path)}") from error
+
+
+def _remedy(path: Path) -> str:
+    """How a damaged file is made again: what is of models that are not kept takes their training."""
+    stem, of_epoch, _ = path.name.partition("-epoch-")
+    folder = path.parent.parent
+    models = folder / "models" / path.name
+    if of_epoch and path.parent.name != "checkpoints" and (path == models or not models.exists()):
+        return f"delete it and {folder / stem}.npz, and the next run trains and scores that repeat again"
+    return "delete it, and the next run computes it again"
 
 
 def _array(file: zipfile.ZipFile, name: str, sha256: str | None = None) -> NDArray:

@@ -90,6 +90,20 @@ class Job:
         kept = {*store.epochs_of(self.models, member), self.experiment.epochs}
         return sorted(kept - {*store.epochs_of(self.scores, member)})
 
+    def models_to_score(self, repeat: int) -> dict[int, Path]:
+        """The files of the models that are to be scored, by epoch.
+
+        Raises:
+            StoreError: one is gone.
+        """
+        paths = {epoch: store.epoch_path(self.models, repeat, epoch) for epoch in self.to_score(repeat)}
+        if gone := next((path for path in paths.values() if not path.exists()), None):
+            raise StoreError(
+                f"{gone} is not there any more, so that the models cannot be scored anew; delete "
+                f"{self.path(repeat)} to train them again"
+            )
+        return paths
+
     def is_done(self, member: Member) -> bool:
         return self.is_trained(member) and not self.to_score(member)
 
@@ -254,13 +268,7 @@ class Task:
             StoreError: its models are not there any more, or damaged.
         """
         template, diverged = self.experiment.build(self.x.shape[1]), {}
-        for epoch in self.job.to_score(repeat):
-            path = store.epoch_path(self.job.models, repeat, epoch)
-            if not path.exists():
-                raise StoreError(
-                    f"{path} is not there any more, so that the models cannot be scored anew; delete "
-                    f"{self.job.path(repeat)} to train them again"
-                )
+        for epoch, path in self.job.models_to_score(repeat).items():
             arrays, _ = store.read(path, self.job.training)
             model = Ensemble.from_state(template, arrays, self.device)
             diverged |= self._score(model, epoch, [repeat], [repeat])

@@ -262,13 +262,13 @@ RESULTS = [
     result_file(
         "a file of another version of memlib",
         lambda p: None,
-        "repeat-000.npz was written by another version of memlib; delete it",
+        "repeat-000.npz was written by another version of memlib; read it with",
         version=1,
     ),
     result_file(
         "a file without a record of its name",
         lambda p: np.savez(p, record=np.array("{}")),
-        "repeat-000.npz was written by another version of memlib; delete it",
+        "repeat-000.npz was written by another version of memlib; read it with",
     ),
     checkpoint(
         "a checkpoint of another run", "epoch-000001.npz was computed for other settings: seed", seed=7

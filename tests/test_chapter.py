@@ -70,7 +70,13 @@ def described(name, num_samples=4, ess=2.0, failing=0.0, khat=0.3, **fields):
     last = {"ess": ess, "failing": failing, "num_samples": num_samples, "khat": khat}
     for variable, values in last.items():
         variables[variable][1][-1] = values
-    made = {"device": "cpu", "seconds": 2.5, "finished": "2026-01-02T03:04:05", "memlib": "1.2"}
+    made = {
+        "device": "cpu",
+        "seconds": 2.5,
+        "images": "digits",
+        "finished": "2026-01-02T03:04:05",
+        "memlib": "1.2",
+    }
     made |= {"torch": "2.0+cpu"}
     runs = [made, made | {"resumed": [3, 4], "finished": "2026-01-03T00:00:00"}]
     experiment = variant(name, **fields)

@@ -3,10 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from memlib import cross_fit
+from memlib.datasets import load_images
 from memlib.experiment import variant
 from memlib.runs.inventory import list_results, verify
 from memlib.runs.run import run, store
@@ -149,3 +152,14 @@ def test_what_a_killed_process_left_is_named(folder):
     assert problems(folder) == [
         f"{part} was left by a process that was killed; the next run of its repeat deletes it"
     ]
+
+
+def test_the_files_of_a_cross_fit_are_checked_and_not_listed(tmp_path):
+    images = load_images("digits").subset(range(8))
+    own = {"folds": 2, "repeats": 1, "folder": tmp_path / "mine", "settings": {"model": "none"}}
+    cross_fit(lambda *_: SimpleNamespace(log_prob=lambda images: np.zeros(8)), images, **own, progress=False)
+    folder = tmp_path / "mine"
+    assert [problem for _, problem in verify(tmp_path)] == ["", ""] and list_results(tmp_path) == []
+    path = folder / "repeat-000-fold-01.npz"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert "repeat-000-fold-01.npz is damaged" in problems(folder)[0]

@@ -19,8 +19,7 @@ from vaes import write_pictures
 import memlib
 from memlib.ensemble import sample
 from memlib.experiment import Stream, variant
-from memlib.runs import executors as parallel
-from memlib.runs import store
+from memlib.runs import executors, store
 from memlib.runs.cost import cost
 from memlib.runs.run import full_model, run
 from memlib.runs.task import requested
@@ -160,13 +159,13 @@ def test_the_numbers_do_not_depend_on_the_executor(stored, tmp_path):
         equal(run(TINY, root=tmp_path, executor=executor, progress=False), stored[1])
 
 
-@pytest.mark.parametrize("processes", [None, pytest.param(parallel.processes, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [None, pytest.param(executors.processes, marks=pytest.mark.slow)])
 def test_cores_share_the_work_and_the_numbers_stay_the_same(stored, tmp_path, monkeypatch, bars, processes):
     """In most sittings a thread takes the place of the processes, which take seconds to start."""
 
     @contextlib.contextmanager
     def thread(workers, progress):
-        monkeypatch.setattr(parallel, "report", lambda flop, last=False: progress(flop))
+        monkeypatch.setattr(executors, "report", lambda flop, last=False: progress(flop))
         with ThreadPoolExecutor(1) as pool:
             yield pool
 

@@ -62,7 +62,8 @@ def commit(root: Path) -> str:
 
 def page_key(page: Page, book_dir: Path) -> str:
     """A hash of all that determines an executed page: notebook, parameters, what it imports, libraries."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "matplotlib")}
+    libraries = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "xarray", "matplotlib")
+    versions = {name: importlib.metadata.version(name) for name in libraries}
     key = hashlib.sha256(json.dumps([page.name, page.parameters, versions], sort_keys=True).encode())
     notebook = book_dir / f"{page.notebook}.ipynb"
     for file in (notebook, *needed_files(read_notebook(notebook))):

@@ -110,6 +110,7 @@ def describe(result: xr.Dataset) -> pd.DataFrame:
 def record_run(result: xr.Dataset) -> None:
     """Store in an executed notebook what was run, where the book's builder finds it."""
     request = json.loads(result.request) | {"repeats": result.sizes["repeat"]}
+    request["images"] = json.loads(result.runs)[0]["images"]  # with the path of a folder
     fields = {f.name: request[f.name] for f in dataclasses.fields(Experiment) if f.name in request}
     folder = Path(result.attrs.get("folder", "")).name  # its place is of one machine
     record(**{RUN: json.dumps({"experiment": fields, "folder": folder})})

@@ -260,7 +260,10 @@ class _Models:
         title = f"{self.images.name}, {len(missing)} of {len(places)} models"
         with progress_bar(len(missing), title, "models", enabled=progress and bool(missing)) as bar:
             work_through(
-                missing, lambda left: [self.compute(place, bar.update) for [place] in left], self.path
+                missing,
+                lambda left: [self.compute(place, bar.update) for [place] in left],
+                self.path,
+                lambda place: self.path(place).exists(),
             )
         self.read_new()
         for place in places:

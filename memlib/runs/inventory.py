@@ -10,7 +10,7 @@ from pathlib import Path
 import memlib.runs.store as store
 from memlib.runs.store import Member, Record, StoreError
 
-_FILE = re.compile(r"(full|repeat-(\d+))(-epoch-(\d+))?\.npz")
+_FILE = re.compile(r"(full|repeat-(\d+))(?:-fold-\d+)?(-epoch-(\d+))?\.npz")
 
 
 @dataclass
@@ -57,6 +57,8 @@ def _listed(folder: Path) -> Stored:
     found = Stored(folder, _request(folder), modified=folder.stat().st_mtime)
     choices = {place: (_request(place), []) for place in sorted(folder.glob("scores-*")) if place.is_dir()}
     for path, member, epoch in _files(folder):
+        if "-fold-" in path.name:  # of `cross_fit`, which no experiment's name stands for
+            continue
         kind = path.parent.name if epoch is not None else ""
         try:
             facts = path.stat()
@@ -97,7 +99,7 @@ def _request(folder: Path) -> Record | None:
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, Member, int | None]]:
-    """The files of a run with their member and, of models, checkpoints and scores, their epoch."""
+    """The files of a run, or of `cross_fit`, with their member and, where they are of one, their epoch."""
     for kind in ("*.npz", "checkpoints/*.npz", "models/*.npz", "scores-*/*.npz"):
         for path in sorted(folder.glob(kind)):
             if match := _FILE.fullmatch(path.name):
@@ -154,7 +156,8 @@ def _problem(path: Path, member: Member) -> str:
         scores = path.parent.name.startswith("scores-")
         inside = scores or path.parent.name in ("models", "checkpoints")
         home = path.parent.parent if inside else path.parent
-        belongs = store.training_folder(home.parent, store.training_part(request)) == home
+        named = store.training_folder(home.parent, store.training_part(request))
+        belongs = named == home or "cross_fit_version" in request  # whose folder its user names
         if not belongs or (scores and store.scores_folder(home, request) != path.parent):
             place = path.parent if belongs else home
             return f"{path} does not belong into {place.name}: it answers another request"
@@ -164,7 +167,7 @@ def _problem(path: Path, member: Member) -> str:
     K, expected = request["folds"], {}
     if scores:
         expected = dict.fromkeys(("log_px", "ess"), (K, arrays["khat"].size))
-    elif path.parent == home and member is not None:
+    elif path.parent == home and "fold_loss" in arrays:
         expected = {"fold_loss": (request["epochs"], K)}
     for name, shape in expected.items():
         if arrays[name].shape != shape:

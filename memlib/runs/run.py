@@ -129,7 +129,7 @@ def run(
                     attempt: Callable = lambda left: _collect([submit(group) for group in left])  # noqa: E731
                 else:
                     attempt = lambda left: [compute(job, group, bar.update) for group in left]  # noqa: E731
-                diverged = work_through(_groups(job, missing, where), attempt, job.path)
+                diverged = work_through(_groups(job, missing, where), attempt, job.path, job.is_done)
     for member in job.members:
         if job.is_trained(member):  # else it diverged
             store.remove(job.checkpoints, member)  # of a process killed before it could
@@ -184,6 +184,8 @@ def remaining(
     job, where = _job(experiment, images, held_out, root), choose_device(device)
     check_precisions(experiment, where)
     missing = job.missing()
+    for member in filter(job.is_trained, missing):
+        job.models_to_score(member)
     at_once = _workers(job, missing, where)
     if where.type == "cuda":
         at_once = max(map(len, _groups(job, missing, where)), default=1)

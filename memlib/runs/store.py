@@ -218,8 +218,7 @@ def read_record(path: Path) -> Record:
     named = "file" in record and "version" not in request
     if not named or any(request.get(name, now) != now for name, now in versions.items()):
         raise StoreError(
-            f"{path} was written by another version of memlib; delete it, and it is made again, or read it "
-            "with that version"
+            f"{path} was written by another version of memlib; read it with that one, or delete its folder"
         )
     if record["file"] != path.name:
         raise StoreError(f"{path} was written as {record['file']}; give it that name again, or delete it")

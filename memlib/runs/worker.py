@@ -55,14 +55,17 @@ class Report:
 
 
 def work_through(
-    groups: list[list[T]], attempt: Callable[[list[list[T]]], list[Report]], path_of: Callable[[T], Path]
+    groups: list[list[T]],
+    attempt: Callable[[list[list[T]]], list[Report]],
+    path_of: Callable[[T], Path],
+    is_done: Callable[[T], bool],
 ) -> dict[Member, str]:
     """Attempt groups of pieces of work until no other process computes any of them.
 
     Args:
         groups: pieces that are attempted together.
         attempt: computes of groups what it can claim; a report for each group.
-        path_of: the file of a piece, for a message.
+        path_of, is_done: the file of a piece, and whether it is done, for a message.
 
     Returns:
         Of members that diverged, when and why.
@@ -74,8 +77,8 @@ def work_through(
             diverged |= report.diverged
         left = [report.elsewhere for report in reports if report.elsewhere]
         if left == groups:  # other processes compute them all
-            paths = [path_of(piece) for group in left for piece in group]
-            path = next((path for path in paths if not path.exists()), awaited)
+            pieces = (piece for group in left for piece in group)
+            path = next((path_of(piece) for piece in pieces if not is_done(piece)), awaited)
             if path != awaited:
                 LOG.warning(
                     "waiting for %s, which another process computes; it holds %s", path, store.lock_path(path)
@@ -160,6 +163,8 @@ def finish(job: Job, member: Member) -> Report:
             f"the results folder {job.folder}, which the run was started with, is not on this machine; "
             "allowed: a folder that all machines share"
         )
-    return Report(
-        work_through([[member]], lambda left: [compute(job, group) for group in left], job.path), []
-    )
+
+    def attempt(left: list[list[Member]]) -> list[Report]:
+        return [compute(job, group) for group in left]
+
+    return Report(work_through([[member]], attempt, job.path, job.is_done), [])

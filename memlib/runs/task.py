@@ -100,7 +100,7 @@ class Job:
         if gone := next((path for path in paths.values() if not path.exists()), None):
             raise StoreError(
                 f"{gone} is not there any more, so that the models cannot be scored anew; delete "
-                f"{self.path(repeat)} to train them again, which gives up scores of earlier epochs in every way"
+                f"{self.path(repeat)} to train them again, which gives up all scores of earlier epochs"
             )
         return paths
 

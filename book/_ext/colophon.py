@@ -92,5 +92,5 @@ def command(page: Page, notebook: NotebookNode) -> str:
     given = notebook.metadata.get("papermill", {}).get("parameters", {})
     ordered = {name: given[name] for name in parameters_of(notebook) if name in given}
     line = f".venv/bin/papermill book/{page.notebook}.ipynb out.ipynb"
-    values = yaml.safe_dump(ordered, default_flow_style=True, sort_keys=False, allow_unicode=True, width=66)
+    values = yaml.safe_dump(ordered, default_flow_style=True, sort_keys=False, allow_unicode=True, width=56)
     return f"{line} \\\n  -y {shlex.quote(values.strip())}" if ordered else line

@@ -32,7 +32,7 @@ from memlib.memorization import fold_assignment, memorization_scores
 from memlib.metrics import detection, duplicates, features, mifid, neighbors, samples
 from memlib.runs import cli, store
 from memlib.runs.executors import ClusterError
-from memlib.runs.task import requested
+from memlib.runs.job import requested
 
 TINY = memlib.variant("digits-lr3", num_images=24, folds=2, repeats=1, epochs=2, num_samples=2)
 

@@ -13,8 +13,8 @@ from memlib.experiment import variant
 from memlib.runs import store
 from memlib.runs.checkpoints import Checkpoints
 from memlib.runs.cost import cost
+from memlib.runs.job import Job, requested
 from memlib.runs.run import remaining, run
-from memlib.runs.task import Job, requested
 from memlib.runs.worker import compute
 
 SMALL = {"num_images": 16, "epochs": 4, "score_every": 1, "folds": 2, "num_samples": 3, "batch_size": 4}

@@ -21,8 +21,8 @@ from memlib.ensemble import sample
 from memlib.experiment import Stream, variant
 from memlib.runs import executors, store
 from memlib.runs.cost import cost
+from memlib.runs.job import requested
 from memlib.runs.run import full_model, run
-from memlib.runs.task import requested
 from memlib.runs.worker import Report, compute
 
 TINY = variant(

@@ -12,8 +12,9 @@ import memlib
 from memlib.experiment import variant
 from memlib.psis import khat_threshold
 from memlib.runs import store
+from memlib.runs.job import Job, requested
 from memlib.runs.run import run
-from memlib.runs.task import Job, Task, requested
+from memlib.runs.task import Task
 
 TINY = variant(
     "digits-lr3", num_images=31, epochs=3, score_every=2, folds=3, repeats=2, num_samples=4, batch_size=16

@@ -21,12 +21,12 @@ from memlib.data import ImageSet
 from memlib.device import check_device, choose_device
 from memlib.ensemble import Ensemble
 from memlib.experiment import Experiment
-from memlib.models import SIDE
 from memlib.runs.checkpoints import Checkpoints
 from memlib.runs.cost import Estimate, cost, estimate
 from memlib.runs.executors import processes, progress_bar
+from memlib.runs.job import Job, job_of
 from memlib.runs.store import Member, StoreError
-from memlib.runs.task import PARAMETER, Job, Task, requested
+from memlib.runs.task import PARAMETER, Task
 from memlib.runs.worker import (
     LOG,
     WAIT_SECONDS,
@@ -93,7 +93,7 @@ def run(
         StoreError: a stored file is damaged or answers another request, models that are to be scored anew
             were pruned, `root` has no locks, or workers do not see it.
     """
-    job = _job(experiment, images, held_out, root, device)
+    job = job_of(experiment, images, held_out, root, device)
     if executor is None:
         where = choose_device(device)
         check_precisions(experiment, where)
@@ -160,7 +160,7 @@ def stored(
         ValueError: bad settings.
         StoreError: something is missing, damaged, or answers another request.
     """
-    job = _job(experiment, images, held_out, root)
+    job = job_of(experiment, images, held_out, root)
     if missing := job.missing():
         raise StoreError(
             f"{len(missing)} of {len(job.members)} tasks are missing in {job.folder}; run the "
@@ -181,7 +181,7 @@ def remaining(
 
     Arguments and errors are those of `run`; a few steps are computed for their time.
     """
-    job, where = _job(experiment, images, held_out, root), choose_device(device)
+    job, where = job_of(experiment, images, held_out, root), choose_device(device)
     check_precisions(experiment, where)
     missing = job.missing()
     for member in filter(job.is_trained, missing):
@@ -213,48 +213,6 @@ def prune(
     for path in paths:
         path.unlink()
     return freed
-
-
-def _sets(
-    experiment: Experiment, images: ImageSet | None, held_out: ImageSet | None
-) -> tuple[ImageSet, ImageSet]:
-    """Training and held-out images: those given, checked, else those that the experiment names."""
-    if not isinstance(experiment, Experiment):
-        raise ValueError(
-            f"experiment is {experiment!r:.60}; allowed: an Experiment, as EXPERIMENTS and variant() give"
-        )
-    if images is None and held_out is None:
-        return experiment.load_images(), experiment.load_validation()
-    for name, given in (("images", images), ("held_out", held_out)):
-        if not isinstance(given, ImageSet):
-            kind = type(given).__name__
-            raise ValueError(
-                f"{name} is a {kind}; allowed: an ImageSet for both images and held_out, or None for both"
-            )
-        shape = (images.channels, SIDE, SIDE)
-        if given.images.shape[1:] != shape:
-            raise ValueError(
-                f"{name} are {given.images.shape[1:]}; allowed: {shape}, as the models take them"
-            )
-    if experiment.num_images:
-        raise ValueError(
-            f"num_images is {experiment.num_images}; allowed with images at hand: 0, all of them"
-        )
-    if len(images) < experiment.folds:
-        raise ValueError(f"folds is {experiment.folds}; allowed: at most the number of images, {len(images)}")
-    return images, held_out
-
-
-def _job(
-    experiment: Experiment,
-    images: ImageSet | None,
-    held_out: ImageSet | None,
-    root: str | Path | None,
-    device: str | None = None,
-) -> Job:
-    sets = _sets(experiment, images, held_out)
-    training, scoring = requested(experiment, *sets)
-    return Job(experiment, training, scoring, store.training_folder(root, training).resolve(), device, sets)
 
 
 def _check_stored(job: Job, device: str | None) -> None:

@@ -10,8 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,111 +24,14 @@ from memlib.experiment import Experiment, Stream
 from memlib.memorization import fold_assignment
 from memlib.psis import khat_thresholds
 from memlib.runs.checkpoints import Checkpoints
-from memlib.runs.store import Member, Record, StoreError
+from memlib.runs.job import Job
+from memlib.runs.store import Member, Record
 from memlib.scoring import score_images
 from memlib.training import Snapshot, TrainState, adam, fit, mean_loss
 
 PARAMETER = "parameter."  # prefix of a model's parameters among the arrays of its file
 COMPILED_OUTPUTS = 2e10  # decoder outputs of a repeat from which on half a minute of compiling pays
 CHECKPOINT_SECONDS = 300  # after which the next epoch ends with a checkpoint even where none is evaluated
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every process of a run is told; small, and the same for all.
-
-    Attributes:
-        experiment: the specification.
-        training: what determines the models, field by field; see `requested`.
-        scoring: what determines their scores.
-        folder: of the run.
-        device: as in `memlib.run`.
-        sets: training and held-out images; None where those that the experiment names are to be loaded.
-        keep_models: whether models of all evaluated epochs stay, or those of the last alone.
-    """
-
-    experiment: Experiment
-    training: Record
-    scoring: Record
-    folder: Path
-    device: str | None
-    sets: tuple[ImageSet, ImageSet] | None
-    keep_models: bool = False
-
-    @property
-    def members(self) -> list[Member]:
-        return [None, *range(self.experiment.repeats)]
-
-    @property
-    def scores(self) -> Path:
-        """The folder of the scores."""
-        return store.scores_folder(self.folder, self.scoring)
-
-    @property
-    def models(self) -> Path:
-        """The folder of the repeats' models."""
-        return self.folder / "models"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.folder / "checkpoints"
-
-    def path(self, member: Member) -> Path:
-        """What a member that is trained has; beside it lies the lock of whoever trains or scores it."""
-        return store.member_path(self.folder, member)
-
-    def is_trained(self, member: Member) -> bool:
-        return self.path(member).exists()
-
-    def to_score(self, member: Member) -> list[int]:
-        """The epochs of a trained member that are to be scored: of which models are kept and scores are not,
-        and always the last."""
-        if member is None:
-            return []
-        kept = {*store.epochs_of(self.models, member), self.experiment.epochs}
-        return sorted(kept - {*store.epochs_of(self.scores, member)})
-
-    def models_to_score(self, repeat: int) -> dict[int, Path]:
-        """The files of the models that are to be scored, by epoch.
-
-        Raises:
-            StoreError: one is gone.
-        """
-        paths = {epoch: store.epoch_path(self.models, repeat, epoch) for epoch in self.to_score(repeat)}
-        if gone := next((path for path in paths.values() if not path.exists()), None):
-            raise StoreError(
-                f"{gone} is not there any more, so that the models cannot be scored anew; delete "
-                f"{self.path(repeat)} to train them again, which gives up all scores of earlier epochs"
-            )
-        return paths
-
-    def is_done(self, member: Member) -> bool:
-        return self.is_trained(member) and not self.to_score(member)
-
-    def missing(self) -> dict[Member, int]:
-        """The members that are not done, with the epochs of training that each has behind it."""
-        return {
-            member: self.experiment.epochs
-            if self.is_trained(member)
-            else max(store.epochs_of(self.checkpoints, member), default=0)
-            for member in self.members
-            if not self.is_done(member)
-        }
-
-
-def requested(experiment: Experiment, images: ImageSet, held_out: ImageSet) -> tuple[Record, Record]:
-    """What determines the training of a repeat, and what its scores: all fields but the number of repeats,
-    the images, and the versions.
-
-    Images in a folder count as the same wherever they lie.
-    """
-    fields = {name: value for name, value in asdict(experiment).items() if name != "repeats"}
-    fields["images"] = images.name.partition(":")[0]
-    own = {name: fields.pop(name) for name in store.SCORING}
-    shas = {"train_sha256": images.sha256, "validation_sha256": held_out.sha256}
-    training = {**fields, **shas, "training_version": store.TRAINING_VERSION}
-    return training, training | own | {"scoring_version": store.SCORING_VERSION}
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from memlib.device import check_precision, choose_device, one_thread
 from memlib.ensemble import Tick
 from memlib.experiment import Experiment
 from memlib.runs import executors
+from memlib.runs.job import Job, requested
 from memlib.runs.store import Member, StoreError
-from memlib.runs.task import Job, Task, requested
+from memlib.runs.task import Task
 from memlib.training import Snapshot
 
 LOG = logging.getLogger("memlib")

@@ -3,23 +3,27 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 
-from memlib.checks import check_range
+from memlib.checks import check_one_of, check_range
 from memlib.device import products
-from memlib.ensemble import Ensemble, Streams, Tick, draws, perturbed
+from memlib.ensemble import Ensemble, Streams, Tick, draws
+from memlib.experiment import Precision, ProposalName
 from memlib.models import VAE, Decoder, Likelihood
+from memlib.proposals import POINTS, LogJoint, Proposal, fit, refined, weigh
 from memlib.psis import khat_threshold, pareto_k
 
 # Decoder outputs (E * B * S * D) held at once: in float32 1 MiB, half of one core's second-level cache.
 TILE = 2**18
 DEVICE_TILE = 2**27  # the same on a GPU: 512 MiB
 FEWEST_SAMPLES = 64  # of an image on a CPU, from which on it pays to leave out hidden units that are off
-BATCH = 512  # images of which noise is drawn at once, at most
-NOISE = 2**22  # latent noise (K * B * S * Z) of a repeat drawn at once; another value gives other scores
+BLOCK = 512  # images whose pixels are binarized or dequantized at once
+NOISE = 2**22  # latent noise (E * B * S * Z) held at once, at most
+FEWEST_FITTED = 16  # images whose proposals are fitted at once
+LOOKS = 3  # times that an image whose k-hat is too high gets a better proposal and twice the samples
 
 
 class LatentVariableModel(Protocol):
@@ -64,26 +68,40 @@ def compiled_log_prob(likelihood: Likelihood) -> Callable[..., Tensor]:
     return torch.compile(likelihood.log_prob)
 
 
-def _log_weights(
-    model: LatentVariableModel, y: Tensor, eps: Tensor, log_prob: Callable[..., Tensor]
-) -> Tensor:
-    """log p(y | z) + log p(z) - log q(z | y), (E, B, S), at z = mu + sigma * eps, with eps (E, B, S, Z)."""
-    mu, log_var = (t[:, :, None] for t in model.encode(y))
-    z = mu + torch.exp(0.5 * log_var) * eps
-    # the constants of the prior and of q cancel
-    log_w = 0.5 * (eps.square() - z.square() + log_var).sum(-1)
-    E, B, S = log_w.shape
-    tile = TILE if y.device.type == "cpu" else DEVICE_TILE
-    rows = max(1, tile // (E * y.shape[-1]))
-    images, samples = max(1, rows // S), min(rows, S)
-    for b in range(0, B, images):
-        for s in range(0, S, samples):
-            part = z[:, b : b + images, s : s + samples]
-            shape = part.shape[1:3]
-            parameters = model.decode(part.flatten(1, 2))  # (E, B * S, D)
-            log_pxz = log_prob(y[:, b : b + images, None], *(p.unflatten(1, shape) for p in parameters))
-            log_w[:, b : b + images, s : s + samples] += log_pxz
-    return log_w
+def log_joint(
+    model: LatentVariableModel,
+    y: Tensor,
+    precision: Precision = "float32",
+    log_prob: Callable[..., Tensor] | None = None,
+) -> LogJoint:
+    """log p(y, z) of observations (E, B, D) as a function of latents, (E, B, P, Z) to (E, B, P), nats.
+
+    Where no gradients are needed it is computed tile by tile.
+
+    Args:
+        precision: of the decoder's products.
+        log_prob: what computes log p(y | z) where no gradient is needed; by default the likelihood.
+    """
+
+    def evaluated(z: Tensor, y: Tensor, log_prob: Callable[..., Tensor]) -> Tensor:
+        with products(precision, y.device):
+            parameters = model.decode(z.flatten(1, 2))  # (E, B, P, Z) -> (E, B * P, D)
+        return log_prob(y[:, :, None], *(p.unflatten(1, z.shape[1:3]) for p in parameters))
+
+    def joint(z: Tensor) -> Tensor:
+        log_p = -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+        if z.requires_grad:
+            return log_p + evaluated(z, y, model.likelihood.log_prob)
+        E, B, P = log_p.shape
+        rows = max(1, (TILE if z.device.type == "cpu" else DEVICE_TILE) // (E * y.shape[-1]))
+        images, points = max(1, rows // P), min(rows, P)
+        for b in range(0, B, images):
+            for s in range(0, P, points):
+                tile = slice(None), slice(b, b + images), slice(s, s + points)
+                log_p[tile] += evaluated(z[tile], y[tile[:2]], log_prob or model.likelihood.log_prob)
+        return log_p
+
+    return joint
 
 
 def summary(log_w: Tensor) -> LogProb:
@@ -98,32 +116,93 @@ def summary(log_w: Tensor) -> LogProb:
     return LogProb(top + total.log() - math.log(S), ess, pareto_k(log_w).to(total.dtype), num_samples)
 
 
-@torch.no_grad()
-def log_px(model: LatentVariableModel, y: Tensor, num_samples: int, generator: torch.Generator) -> LogProb:
-    r"""Log marginal probability of perturbed observations by importance sampling from the encoder.
+def fitted_log_px(
+    joint: Callable[[slice | Tensor], LogJoint],
+    mean: Tensor,
+    log_var: Tensor,
+    num_samples: int,
+    generator: torch.Generator,
+) -> LogProb:
+    r"""Log marginal probability by importance sampling from proposals that are fitted to every image.
 
-    $$\log p(y) \approx \log \frac{1}{S} \sum_{s=1}^S \frac{p(y \mid z_s)\, p(z_s)}{q(z_s \mid y)}, \qquad
-    z_s \sim q(z \mid y)$$
+    $$\log p(y) \approx \log \frac{1}{S} \sum_{s=1}^S \frac{p(y, z_s)}{q(z_s)}, \qquad z_s \sim q$$
+
+    Where Pareto k-hat says that S samples do not suffice, the proposal is refined once more and the estimate
+    is that of twice as many fresh samples, up to 8 S of them. To look first makes p(x) too low by a few
+    percent at most; samples that served a fit would make it far too low, and are not used.
+
+    Args:
+        joint: log p(y, z) of some of the images.
+        mean, log_var: of the encoder, (..., B, Z), where fits start.
+        num_samples: S, of the first look.
+        generator: draws what is random; on the device of the latents.
+
+    Returns:
+        The estimate and its health, each (..., B).
+    """
+    every = slice(None)
+    proposal = fit(joint(every), mean, log_var, generator)
+    result = summary(weigh(joint(every), proposal, num_samples, generator))
+    failing = result.khat > khat_threshold(num_samples)
+    for _ in range(LOOKS):
+        chosen = (
+            failing.reshape(-1, failing.shape[-1]).any(0).nonzero().squeeze(1)
+        )  # images, whichever model fails
+        if not len(chosen):
+            break
+        num_samples, own = 2 * num_samples, joint(chosen)
+        part = Proposal(*(t[..., chosen, *[every] * (t.ndim - failing.ndim)] for t in proposal))
+        part = refined(own, part, generator)
+        again = summary(weigh(own, part, num_samples, generator))
+        better = failing[..., chosen]
+        for column, new in zip((*proposal, *result), (*part, *again), strict=True):
+            where = better.reshape(better.shape + (1,) * (column.ndim - better.ndim))
+            rest = [every] * (column.ndim - better.ndim)
+            column[..., chosen, *rest] = torch.where(where, new, column[..., chosen, *rest])
+        failing[..., chosen] &= again.khat > khat_threshold(num_samples)
+    return result
+
+
+@torch.no_grad()
+def log_px(
+    model: LatentVariableModel,
+    y: Tensor,
+    num_samples: int,
+    generator: torch.Generator,
+    proposal: ProposalName = "fitted",
+    precision: Precision = "float32",
+    log_prob: Callable[..., Tensor] | None = None,
+) -> LogProb:
+    """Log marginal probability of perturbed observations by importance sampling.
 
     Args:
         model: E models.
         y: observations, (E, B, D).
-        num_samples: S >= 1.
+        num_samples: S >= 1; of fitted proposals the first number that is tried, see `fitted_log_px`.
         generator: draws the samples; on the model's device.
+        proposal: "fitted" to every image and model, or "encoder", what the encoder gives: the paper's.
+        precision, log_prob: see `log_joint`.
 
     Returns:
         `log_px` in nats (of the density in logit space, where the likelihood lives there) and its health.
 
     Raises:
-        ValueError: S < 1.
+        ValueError: S < 1, or another proposal.
 
-    Source: supplement, eq. (9).
+    Source: supplement, eq. (9), for the encoder's.
     """
     check_range(1, num_samples=num_samples)
-    with products("float32", y.device):
-        Z = model.encode(y[:, :1])[0].shape[-1]
-        eps = draws(torch.randn, (*y.shape[:2], num_samples, Z), generator, y.dtype)
-        return summary(_log_weights(model, y, eps, model.likelihood.log_prob))
+    check_one_of(get_args(ProposalName), proposal=proposal)
+    with products(precision, y.device):
+        mean, log_var = (t.to(y.dtype) for t in model.encode(y))
+
+    def joint(images: slice | Tensor) -> LogJoint:
+        return log_joint(model, y[:, images], precision, log_prob)
+
+    if proposal == "fitted":
+        return fitted_log_px(joint, mean, log_var, num_samples, generator)
+    z, log_q = Proposal.diagonal(mean, log_var).sample(num_samples, generator)
+    return summary(joint(slice(None))(z) - log_q)
 
 
 class PerceptronDecoder:
@@ -185,15 +264,16 @@ class _One:
     """A plain model on a CPU as an ensemble of one."""
 
     def __init__(self, vae: VAE, num_samples: int):
-        self._encoder, self._decoder, self.likelihood = vae.encoder, vae.decoder, vae.likelihood
-        if num_samples >= FEWEST_SAMPLES and PerceptronDecoder.takes(vae.decoder):
-            self._decoder = PerceptronDecoder(vae.decoder, num_samples)
+        self._vae, self.likelihood = vae.requires_grad_(False), vae.likelihood
+        few = num_samples < FEWEST_SAMPLES or not PerceptronDecoder.takes(vae.decoder)
+        self._decoder = vae.decoder if few else PerceptronDecoder(vae.decoder, num_samples)
 
     def encode(self, y: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t[None].to(y.dtype) for t in self._encoder(y[0]))
+        return tuple(t[None] for t in self._vae.encoder(y[0]))
 
     def decode(self, z: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t[None] for t in self._decoder(z[0]))
+        decoder = self._vae.decoder if z.requires_grad else self._decoder
+        return tuple(t[None] for t in decoder(z[0]))
 
 
 def _members(model: Ensemble, num_samples: int) -> Sequence[LatentVariableModel]:
@@ -208,74 +288,79 @@ def score_images(
     images: Tensor,
     num_samples: int,
     noise: Streams,
+    versions: Sequence[torch.Generator] | int = 1,
+    proposal: ProposalName = "fitted",
     compiled: bool = False,
     tick: Tick | None = None,
-    paired: bool = False,
-    rescoring: int = 1,
 ) -> LogProb:
-    """Score every image under every model, in pixel space; binarized or dequantized anew.
+    """Score every image under every model, in pixel space, in one or several versions of it.
 
     Args:
         model: E models, of one or several repeats, sorted by repeat; put into evaluation mode.
         images: uint8 (n, C, H, W) on the model's device.
-        num_samples: S >= 1.
-        noise: of every repeat, draws noise and samples; on the model's device.
+        num_samples: S >= 1; see `log_px`.
+        noise: of every repeat, draws what is random; on the model's device.
+        versions: what binarizes or dequantizes the images for all models, a generator for each of R versions;
+            or R, and each model gets versions of its own.
+        proposal: see `log_px`.
         compiled: fuse what follows the decoder into one kernel; same result up to rounding.
-        tick: called after every batch of images.
-        paired: show the same version of an image to all models of a repeat, with the same latent noise;
-            otherwise each has noise of its own.
-        rescoring: at least 1; where k-hat of any model of a repeat is above `khat_threshold`, all models of
-            that repeat get samples for the image until each has this many times S.
+        tick: called after every block of images with how many it scored, once for each model and version.
 
     Returns:
-        `log_px` in nats and its health, each (E, n).
+        `log_px` in nats and its health, each (E, R, n).
 
     Raises:
-        ValueError: S < 1 or `rescoring` < 1.
+        ValueError: S < 1, R < 1 or another proposal.
     """
-    check_range(1, num_samples=num_samples, rescoring=rescoring)
+    own = isinstance(versions, int)
+    R = versions if own else len(versions)
+    check_range(1, num_samples=num_samples, versions=R)
     model.train(False)
     streams = [noise] if isinstance(noise, torch.Generator) else noise
-    likelihood, Z, K = model.likelihood, model.latent_dim, len(model) // len(streams)
-    log_prob = compiled_log_prob(likelihood) if compiled else likelihood.log_prob
-    extra = (rescoring - 1) * num_samples
-
-    def log_weights(members: Sequence[LatentVariableModel], y: Tensor, eps: Tensor) -> Tensor:  # (K, B, S)
-        own = zip(members, y.chunk(len(members)), eps.chunk(len(members)), strict=True)
-        with products(model.precision, y.device):
-            return torch.cat([_log_weights(*one, log_prob) for one in own])
-
-    def scored(members: Sequence[LatentVariableModel], x: Tensor, stream: torch.Generator) -> LogProb:
-        y = perturbed(likelihood, x.flatten(1).expand(K, -1, -1), stream, model.dtype, paired)  # (K, B, D)
-        eps = draws(torch.randn, (K, len(x), num_samples, Z), stream, model.dtype, paired)
-        log_w = log_weights(members, y, eps)
-        result = summary(log_w)
-        if extra:
-            failing = (result.khat > khat_threshold(num_samples)).any(0).nonzero().squeeze(1)
-            fork = _fork(stream)
-            for chosen in failing.split(_images_at_once(K * extra * Z)):
-                eps = draws(torch.randn, (K, len(chosen), extra, Z), fork, y.dtype, paired)
-                more = log_weights(members, y[:, chosen], eps)
-                together = summary(torch.cat([log_w[:, chosen], more], dim=-1))
-                for column, values in zip(result, together, strict=True):
-                    column[:, chosen] = values
-        return result._replace(log_px=result.log_px + likelihood.log_jacobian(y))
-
+    likelihood, K = model.likelihood, len(model) // len(streams)
+    log_prob = compiled_log_prob(likelihood) if compiled else None
     repeats = [_members(model.part(slice(e, e + K)), num_samples) for e in range(0, len(model), K)]
-    batches = []
-    for x in images.split(_images_at_once(K * num_samples * Z)):
-        each = [scored(members, x, stream) for members, stream in zip(repeats, streams, strict=True)]
-        batches.append([torch.cat(columns) for columns in zip(*each, strict=True)])
+    D, Z, E = images[0].numel(), model.latent_dim, len(model) // len(streams) // len(repeats[0])
+    at_once = max(1, min(BLOCK, NOISE // (E * num_samples * Z)))
+    if proposal == "fitted":
+        tile = TILE if model.device.type == "cpu" else DEVICE_TILE
+        at_once = min(at_once, max(FEWEST_FITTED, tile // (E * D * POINTS)))
+
+    def scored(member: LatentVariableModel, y: Tensor, stream: torch.Generator) -> LogProb:  # each (E, B)
+        return _joined(
+            [
+                log_px(member, part, num_samples, _fork(stream), proposal, model.precision, log_prob)
+                for part in y.split(at_once, dim=1)
+            ],
+            dim=1,
+        )
+
+    def block(x: Tensor, shown: Tensor | None) -> LogProb:  # (B, D), each (L * K, B)
+        parts = []
+        for members, stream in zip(repeats, streams, strict=True):
+            uniform = draws(torch.rand, (K, *x.shape), stream, model.dtype) if shown is None else shown
+            y = likelihood.perturb(x, uniform).expand(K, -1, -1)
+            own = zip(members, y.chunk(len(members)), strict=True)
+            result = _joined([scored(member, part, stream) for member, part in own])
+            parts.append(result._replace(log_px=result.log_px + likelihood.log_jacobian(y)))
         if tick:
             tick(len(model) * len(x))
-    return LogProb(*(torch.cat(columns, dim=1) for columns in zip(*batches, strict=True)))
+        return _joined(parts)
+
+    def version(source: torch.Generator | None) -> LogProb:  # each (L * K, n)
+        blocks = images.flatten(1).split(BLOCK)
+        like = {"generator": source, "device": images.device, "dtype": model.dtype}
+        return _joined([block(x, torch.rand(x.shape, **like) if source else None) for x in blocks], dim=1)
+
+    each = [version(source) for source in ([None] * R if own else versions)]
+    return LogProb(*(torch.stack(columns, dim=1) for columns in zip(*each, strict=True)))
 
 
-def _images_at_once(noise_per_image: int) -> int:
-    return max(1, min(BATCH, NOISE // noise_per_image))
+def _joined(parts: Sequence[LogProb], dim: int = 0) -> LogProb:
+    return LogProb(*(torch.cat(columns, dim) for columns in zip(*parts, strict=True)))
 
 
 def _fork(stream: torch.Generator) -> torch.Generator:
-    """A stream of its own, so that later batches do not depend on which images get more samples."""
-    fork = stream.clone_state()
-    return fork.manual_seed(int(torch.randint(2**62, (), generator=fork, device=fork.device)))
+    """A stream of its own for every batch, so that it does not matter how much each draws."""
+    seed = int(torch.randint(2**62, (), generator=stream, device=stream.device))
+    return torch.Generator(stream.device).manual_seed(seed)

@@ -74,10 +74,12 @@ def describe(result: xr.Dataset) -> pd.DataFrame:
             "epochs": r["epochs"],
             "learning rate, batch size": f"{r['learning_rate']:g}, {r['batch_size']}",
             "log p(x)": f"every {r['score_every']} epochs, {r['num_samples']} importance samples"
-            + (f", {r['num_samples'] * r['rescoring']} where k-hat fails" if r["rescoring"] > 1 else ""),
-            "noise when scoring": "one for all models of a repeat"
-            if r["noise"] == "paired"
-            else "redrawn for each model",
+            + (", more where k-hat fails" if r["proposal"] == "fitted" else ""),
+            "proposal": {"fitted": "fitted to every image and model", "encoder": "the encoder's"}[
+                r["proposal"]
+            ],
+            "versions of an image": f"{r['versions']}, "
+            + ("the same for all models" if r["noise"] == "paired" else "redrawn for each model"),
         }
 
     here = rows(request, sizes["observation"], sizes["repeat"], sizes["fold"])

@@ -230,9 +230,9 @@ def neighbors_verdict(rank: float, low: float, high: float) -> str:
 
 
 def settings(experiment: str) -> dict[str, Any]:
-    """The fields of an experiment in `REPORTED` as the paper ran it: its data, its noise, no rescoring."""
+    """The fields of an experiment in `REPORTED` as the paper ran it: its data, its noise, its proposal."""
     check_known("experiment of the paper", experiment, REPORTED)
-    own = {"images": REPORTED[experiment].images, "noise": "paper", "rescoring": 1}
+    own = {"images": REPORTED[experiment].images, "noise": "paper", "proposal": "encoder"}
     return dataclasses.asdict(EXPERIMENTS[experiment]) | own
 
 

@@ -17,8 +17,9 @@ from memlib.device import check_precision, choose_device, one_thread, products
 from memlib.ensemble import Ensemble
 from memlib.experiment import Experiment
 from memlib.models import SIDE
+from memlib.proposals import POINTS, evaluations
 from memlib.runs.store import Member
-from memlib.scoring import BATCH, DEVICE_TILE, NOISE, TILE, score_images
+from memlib.scoring import BLOCK, DEVICE_TILE, FEWEST_FITTED, NOISE, TILE, score_images
 from memlib.training import adam, fit, negative_elbo
 
 # NVIDIA's data sheet of the H200: FLOP/s by precision, without sparsity, and B/s of its memory.
@@ -68,6 +69,13 @@ def flops_per_image(experiment: Experiment, channels: int) -> Flops:
     return Flops(train, encode, decode, parameters, numbers, stored)
 
 
+def _scoring_flop(experiment: Experiment, flops: Flops, num_samples: int) -> int:
+    """FLOP of scoring an image in one version under one model, where k-hat asks for no more samples."""
+    fitted = experiment.proposal == "fitted"
+    decodings = evaluations(experiment.latent_dim, num_samples) if fitted else num_samples
+    return flops.encode + decodings * flops.decode
+
+
 @dataclass(frozen=True)
 class Cost:
     """What is missing of an experiment, counted: totals, unless a comment says otherwise."""
@@ -75,8 +83,7 @@ class Cost:
     models: int
     steps: int  # of one model of a repeat; where no repeat is to be trained, of the model of all images
     training_flop: int  # with the losses of validation images
-    scoring_flop: int  # with S samples
-    rescoring_flop: int  # at most, if Pareto k-hat asks for more samples everywhere
+    scoring_flop: int  # with S samples for every image, and what fits its proposal
     adam_bytes: int  # moved between memory and processor
     result_bytes: int  # on disk, of log_px and ess: most of it
     model_bytes: int  # on disk, of the models that are trained, at the last epoch
@@ -127,15 +134,16 @@ def cost(
     losses = full_epochs * validation_images
     evaluated = experiment.evaluated_epochs
     pairs = len(evaluated) * K * n  # of a repeat
-    evaluations = sum(epoch > done for epoch in evaluated for done in begun.values())
-    scored_pairs = (evaluations + sum((to_score or {}).values())) * K * n
+    evaluated_epochs = sum(epoch > done for epoch in evaluated for done in begun.values())
+    scored_pairs = (evaluated_epochs + sum((to_score or {}).values())) * K * n * experiment.versions
     trained = sum(done < epochs for done in begun.values()) * K + (full_epochs > 0)
 
     def memory(copies: int, tile: int) -> int:
         decoded = max(tile, models * pixels) // pixels * flops.outputs
-        drawn = at_once * max(NOISE, K * experiment.most_samples * experiment.latent_dim)
-        drawn += models * BATCH * pixels
-        training, scoring = 3 * models * B * flops.outputs, decoded + 4 * drawn + models * flops.parameters
+        drawn = at_once * max(NOISE, K * S * experiment.latent_dim) + models * BLOCK * pixels
+        fitted = 3 * at_once * FEWEST_FITTED * POINTS * flops.outputs
+        training = 3 * models * B * flops.outputs
+        scoring = max(decoded, fitted) + 4 * drawn + models * flops.parameters
         # a recorded training step keeps its buffers while a GPU scores
         buffers = training + scoring if tile == DEVICE_TILE else max(training, scoring)
         held = models * flops.parameters * STATE_BYTES + 2 * 16 * at_once * pairs
@@ -145,10 +153,9 @@ def cost(
         models=len(begun) * K + (None in missing),
         steps=epochs * (steps if repeat_epochs else full_steps * (full_epochs > 0)),
         training_flop=training_passes * flops.train + losses * (flops.encode + flops.decode),
-        scoring_flop=scored_pairs * (flops.encode + S * flops.decode),
-        rescoring_flop=scored_pairs * (experiment.most_samples - S) * flops.decode,
+        scoring_flop=scored_pairs * _scoring_flop(experiment, flops, S),
         adam_bytes=ADAM_BYTES * flops.parameters * optimizer_steps,
-        result_bytes=8 * scored_pairs,
+        result_bytes=(4 + 4 / experiment.versions) * scored_pairs,
         model_bytes=trained * flops.model_bytes,
         cpu_memory=max(memory(at_once, at_once * TILE), 2 * 8 * experiment.repeats * pairs),
         gpu_memory=memory(1, DEVICE_TILE),
@@ -210,7 +217,7 @@ def _probe(
     batch, steps = min(e.batch_size, n - math.ceil(n / e.folds)), 16 if cuda else 1
     repeats = at_once if cuda else 1
     noise = [torch.Generator(device) for _ in range(repeats)]
-    shape = max(BATCH, steps * batch), channels, SIDE, SIDE
+    shape = max(BLOCK, steps * batch), channels, SIDE, SIDE
     images = torch.randint(256, shape, generator=noise[0], dtype=torch.uint8, device=device)
     vae = e.build(channels, torch.Generator())
 
@@ -231,9 +238,10 @@ def _probe(
         model = Ensemble.stack([vae] * (repeats * e.folds if cuda else 1), device, e.scoring_precision)
         flop = PROBE_FLOP[device.type] / len(model)
         S = int(np.clip(flop / flops.decode, 1, e.num_samples))
-        x = images[: int(np.clip(flop / (flops.encode + S * flops.decode), 1, BATCH))]
-        seconds = _median_seconds(lambda: score_images(model, x, S, noise), device)
-    return training, full, len(model) * len(x) * (flops.encode + S * flops.decode) / seconds
+        each = _scoring_flop(e, flops, S)
+        x = images[: int(np.clip(flop / each, 1, BLOCK))]
+        seconds = _median_seconds(lambda: score_images(model, x, S, noise, proposal=e.proposal), device)
+    return training, full, len(model) * len(x) * each / seconds
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:
@@ -250,9 +258,8 @@ class Estimate:
 
     cost: Cost
     training_seconds: float  # on this machine, of all tasks one after the other
-    scoring_seconds: float  # the same, with S samples for every image
+    scoring_seconds: float  # the same, where k-hat asks for no more samples
     seconds: float  # until all is done, with as many tasks at once as asked for
-    most_seconds: float  # the same if every image needs more samples
     memory: int  # peak in bytes on this machine, a bound
     machine: str
     h200_seconds: float  # at least; see `estimate`
@@ -265,13 +272,11 @@ class Estimate:
             _quantity, (c.training_flop, c.scoring_flop, self.memory, c.result_bytes, c.model_bytes)
         )
         stored = f", {models}B of models (memlib prune frees them)" if c.model_bytes else ""
-        longest = f"up to {_duration(self.most_seconds)} if every image needs more samples\n"
         return (
             f"{c.models} model{'s' * (c.models > 1)}, {f'{c.steps} steps each' if c.steps else 'trained'}\n"
             f"{training}FLOP of training, {scoring}FLOP of scoring\n"
             f"{memory}B of memory, {results}B of results{stored}\n"
             f"about {_duration(self.seconds)} here ({self.machine}; timed now on a few steps)\n"
-            f"{longest if c.rescoring_flop else ''}"
             f"at least {_duration(self.h200_seconds)} on an H200 (data sheet)"
         )
 
@@ -317,17 +322,13 @@ def estimate(
     rates = _probe(experiment, n, channels, where, at_once) if missing else (1.0, 1.0, 1.0)
     tasks = {m: cost(experiment, *sizes, {m: done}, {m: to_score.get(m, 0)}) for m, done in missing.items()}
     training = [own.training_flop / rates[member is None] for member, own in tasks.items()]
-    scoring, more = (
-        [getattr(own, kind) / rates[2] for own in tasks.values()]
-        for kind in ("scoring_flop", "rescoring_flop")
-    )
+    scoring = [own.scoring_flop / rates[2] for own in tasks.values()]
     workers, peaks = 1 if cuda else at_once, [H200_FLOPS[precision] for precision in precisions]
     return Estimate(
         cost=c,
         training_seconds=sum(training),
         scoring_seconds=sum(scoring),
         seconds=makespan(np.add(training, scoring), workers),
-        most_seconds=makespan(np.add(training, scoring) + more, workers),
         memory=c.gpu_memory if cuda else c.cpu_memory,
         machine=f"{machine}, {' and '.join(dict.fromkeys(precisions))}",
         h200_seconds=max(c.training_flop / peaks[0], c.adam_bytes / H200_BANDWIDTH)

@@ -26,8 +26,14 @@ from memlib.runs.store import Record, StoreError
 from memlib.runs.task import run_facts, stored_scores
 from memlib.runs.worker import Report, claimed, work_through
 
-VERSION = 2  # to be raised whenever the same request gives other numbers
-_NOISE = ("device", "batch_size", "num_samples")  # with the seed they determine the noise of a `LatentModel`
+VERSION = 3  # to be raised whenever the same request gives other numbers
+_NOISE = (
+    "device",
+    "batch_size",
+    "num_samples",
+    "proposal",
+)  # with the seed they determine the noise of a `LatentModel`
+_ALIKE = ("num_samples", "proposal")  # of all models, not of those of a repeat alone
 
 Arrays = dict[str, NDArray]
 Place = tuple[int, int]  # a model's repeat and fold
@@ -318,7 +324,7 @@ class _Models:
                 noise = int(self.plan.stream(Stream.SCORING_NOISE, place[0]).integers(2**63))
                 scored = model.estimate(self.images, noise)
                 arrays = {name: column.numpy() for name, column in scored._asdict().items()}
-                values = model.device.type, model.batch_size, model.num_samples
+                values = model.device.type, model.batch_size, model.num_samples, model.proposal
                 noise_of = dict(zip(_NOISE, values, strict=True))
             else:
                 arrays = {"log_px": model.log_prob(self.images)}
@@ -336,9 +342,9 @@ class _Models:
         """Refuse a model whose noise cannot be that of its repeat, or with another number of samples."""
         run = self.done[place][1]
         for other, (_, before) in self.done.items():
-            for field in _NOISE if other[0] == place[0] else ("num_samples",):
+            for field in _NOISE if other[0] == place[0] else _ALIKE:
                 if field in run and field in before and run[field] != before[field]:
-                    scope = "all models" if field == "num_samples" else "all models of a repeat"
+                    scope = "all models" if field in _ALIKE else "all models of a repeat"
                     raise ValueError(
                         f"{field} of {_named(place)} is {run[field]!r}, and of {_named(other)} it is "
                         f"{before[field]!r}; allowed: the same for {scope}"
@@ -349,7 +355,9 @@ class _Models:
         every, runs = zip(*(self.done[place] for place in places), strict=True)
         names = ("log_px", "ess", "khat", "num_samples") if all("ess" in a for a in every) else ("log_px",)
         each = [every[i : i + self.plan.folds] for i in range(0, len(every), self.plan.folds)]
-        repeats = [stored_scores({name: np.stack([a[name] for a in own]) for name in names}) for own in each]
+        repeats = [
+            stored_scores({name: np.stack([a[name] for a in own])[:, None] for name in names}) for own in each
+        ]
         result = store.assemble({0: repeats}, self.fold_of, self.images.index, self.images.labels)
         place = {"folder": str(self.folder)} if self.folder else {}
         return result.assign_attrs({"request": json.dumps(self.request), "runs": json.dumps(runs)} | place)

@@ -4,6 +4,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import numpy as np
 import torch
@@ -12,16 +13,22 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints
 from torch.distributions.constraints import Constraint
 
-from memlib.checks import check_whole
+from memlib.checks import check_one_of, check_whole
 from memlib.data import ImageSet
-from memlib.scoring import LogProb, summary
+from memlib.experiment import ProposalName
+from memlib.proposals import POINTS, LogJoint
+from memlib.scoring import LogProb, fitted_log_px, summary
 
 
 class LatentModel:
-    r"""A latent variable model whose log p(x) is estimated with samples from its encoder.
+    r"""A latent variable model whose log p(x) is estimated by importance sampling.
 
-    $$\log p(x) \approx \log \frac{1}{S} \sum_{s=1}^S \frac{p(x \mid z_s)\, p(z_s)}{q(z_s \mid x)}, \qquad
-    z_s \sim q(z \mid x)$$
+    $$\log p(x) \approx \log \frac{1}{S} \sum_{s=1}^S \frac{p(x \mid z_s)\, p(z_s)}{q(z_s)}, \qquad
+    z_s \sim q$$
+
+    By default q is fitted to every image, from where the encoder says; it takes gradients of log p(x | z) +
+    log p(z), and latents that are real numbers. `proposal="encoder"` takes q(z | x) as it is: that works for
+    any latents, and makes log p(x) too low, more so for images that the encoder has not seen.
 
     The distributions may have all dimensions behind the first as event, as `Independent` makes them, or some
     or all of them as further batch dimensions, which are then taken as independent: `Normal(mu, sigma)` with
@@ -40,7 +47,8 @@ class LatentModel:
         encoder: from prepared images (B, ...) to q(z | x) as a `torch.distributions.Distribution`, of B
             latents with a shape of their own, mostly (Z,). It need not be reparameterized.
         decoder: from latents (B, ...) to p(x | z), over the shape of a prepared image.
-        num_samples: S, importance samples per image, 1 or more; Pareto k-hat needs more than 20.
+        num_samples: S, importance samples per image, 1 or more; Pareto k-hat needs more than 20. Where it is
+            too high, fitted proposals take up to 8 S; see `memlib.scoring.fitted_log_px`.
         prior: p(z), over the shape of a latent, on the device of the latents, discrete where q is; by default
             standard normal, for latents with real support only.
         batch_size: images encoded and latents decoded at a time, 1 or more. Another value gives other noise.
@@ -49,6 +57,7 @@ class LatentModel:
             noise of its own for every repeat, the same for all models of the repeat.
         prepare: from uint8 images (B, C, H, W), on the device of the parameters, to the model's input; by
             default levels / 255 as float32.
+        proposal: "fitted" or "encoder".
 
     Modules are put into evaluation mode and left in it, and no gradients are kept: `encoder`, `decoder` and
     `prepare` themselves, the objects whose methods they are, attributes of such objects, and what
@@ -69,11 +78,13 @@ class LatentModel:
         batch_size: int = 512,
         seed: int = 0,
         prepare: Callable[[Tensor], Tensor] | None = None,
+        proposal: ProposalName = "fitted",
     ) -> None:
         prepare = prepare or (lambda levels: levels.float() / 255)
         for name, function in (("encoder", encoder), ("decoder", decoder), ("prepare", prepare)):
             if not callable(function):
                 raise ValueError(f"{name} is a {type(function).__name__}; allowed: a module or a function")
+        check_one_of(get_args(ProposalName), proposal=proposal)
         check_whole(1, num_samples=num_samples, batch_size=batch_size)
         check_whole(0, seed=seed)
         if not (prior is None or isinstance(prior, Distribution)):
@@ -81,6 +92,7 @@ class LatentModel:
             raise ValueError(f"prior is a {kind}; allowed: None, or a torch.distributions.Distribution")
         self.encoder, self.decoder, self.prior, self.prepare = encoder, decoder, prior, prepare
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.proposal = proposal
 
     def log_prob(self, images: ImageSet) -> NDArray[np.float64]:
         """Estimates of log p(x), (n,), in nats; see `estimate`."""
@@ -117,7 +129,8 @@ class LatentModel:
                 for generator in generators:
                     generator.manual_seed(own)
                 levels = torch.tensor(images.images[start : start + self.batch_size], device=device)
-                parts.append(LogProb(*(column.cpu() for column in summary(self._log_weights(levels)))))
+                generator = torch.Generator(device).manual_seed(own)
+                parts.append(LogProb(*(column.cpu() for column in self._scored(levels, generator))))
         return LogProb(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     @property
@@ -136,28 +149,49 @@ class LatentModel:
             parts = (owner, *bound, *getattr(owner, "__dict__", {}).values())
             yield from (part for part in parts if isinstance(part, nn.Module))
 
-    def _log_weights(self, levels: Tensor) -> Tensor:
-        """log p(x | z) + log p(z) - log q(z | x), float64 (B, S), of images uint8 (B, C, H, W)."""
-        B, S = len(levels), self.num_samples
-        x = self.prepare(levels)
+    def _scored(self, levels: Tensor, generator: torch.Generator) -> LogProb:
+        """The estimates for images uint8 (B, C, H, W)."""
+        B, x = len(levels), self.prepare(levels)
         if not isinstance(x, Tensor) or x.ndim < 1 or len(x) != B:
             what = f"a tensor {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
             raise ValueError(f"prepare returned {what} of {B} images; allowed: a tensor ({B}, ...)")
         q = _one_each("encoder", self.encoder(x), B)
-        z = q.sample((S,))  # (S, B, ...)
-        log_w = _nats("prior", self._prior_of(z, q), z) - _nats("encoder", q, z)  # (S, B)
-        at_once = max(1, self.batch_size // B)
-        for s in range(0, S, at_once):
-            part = z[s : s + at_once].flatten(0, 1)  # (s, B, ...) -> (s * B, ...)
-            p = _one_each("decoder", self.decoder(part), len(part))
+        if self.proposal == "encoder":
+            z = q.sample((self.num_samples,)).transpose(0, 1)  # (S, B, ...) -> (B, S, ...)
+            return summary(self._log_joint(x, q, z) - _nats("encoder", q, z.transpose(0, 1)).T)
+        mean, variance = _moments(q)
+        shape, parts = mean.shape[1:], []
+        for rows in torch.arange(B, device=x.device).split(max(1, self.batch_size // POINTS)):
+
+            def joint(images: slice | Tensor, rows: Tensor = rows) -> LogJoint:
+                own = x[rows[images]]
+                return lambda z: self._log_joint(own, q, z.unflatten(-1, shape))
+
+            start = mean[rows].flatten(1), variance[rows].log().flatten(1)  # (B, ...) -> (B, Z)
+            parts.append(fitted_log_px(joint, *start, self.num_samples, generator))
+        return LogProb(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def _log_joint(self, x: Tensor, q: Distribution, z: Tensor) -> Tensor:
+        """log p(x | z) + log p(z), float64 (B, P), of prepared images (B, ...) and latents (B, P, ...) like
+        those of q."""
+        B = len(x)
+        log_p = _nats("prior", self._prior_of(z, q), z)
+        at_once, parts = max(1, self.batch_size // B), []
+        for part in z.split(at_once, dim=1):
+            p = _one_each("decoder", self.decoder(part.flatten(0, 1)), part.shape[:2].numel())
             if p.event_shape != x.shape[1:]:
                 raise ValueError(
                     f"the decoder's distribution is over the shape {tuple(p.event_shape)}, and prepare gives "
                     f"images of the shape {tuple(x.shape[1:])}; allowed: the same"
                 )
-            copies = x.repeat(len(part) // B, *[1] * (x.ndim - 1))  # (B, ...) -> (s * B, ...)
-            log_w[s : s + at_once] += _nats("decoder", p, copies).unflatten(0, (-1, B))
-        return log_w.T
+            copies = x.repeat_interleave(part.shape[1], dim=0)  # (B, ...) -> (B * P, ...)
+            parts.append(_nats("decoder", p, copies).unflatten(0, (B, -1)))
+        log_p = log_p + torch.cat(parts, dim=1)
+        if z.requires_grad and not parts[0].requires_grad:
+            raise ValueError(
+                'the decoder has no gradient with respect to the latents; allowed: one, or proposal="encoder"'
+            )
+        return log_p
 
     def _prior_of(self, z: Tensor, q: Distribution) -> Distribution:
         """The prior of latents (S, B, ...) from q, with all but their first two dimensions as event."""
@@ -196,6 +230,23 @@ def _one_each(name: str, distribution: Distribution, count: int) -> Distribution
             f"{event} for {count} inputs; allowed: a batch shape that begins with {count}"
         )
     return Independent(distribution, len(batch) - 1)
+
+
+def _moments(q: Distribution) -> tuple[Tensor, Tensor]:
+    """Mean and variance of latents, each (B, ...)."""
+    support, other = _support(q), 'allowed: proposal="encoder", or latents'
+    if not isinstance(support, type(constraints.real)):
+        raise ValueError(
+            f"proposal is 'fitted', and the encoder's latents have the support {support}; {other} with the "
+            "support Real()"
+        )
+    try:
+        return q.mean, q.variance
+    except NotImplementedError as error:
+        raise ValueError(
+            f"proposal is 'fitted', and the encoder's {q.base_dist} knows no mean or variance; {other} of a "
+            "distribution that does"
+        ) from error
 
 
 def _support(distribution: Distribution) -> Constraint | None:

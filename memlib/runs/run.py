@@ -64,7 +64,7 @@ def run(
     A task that was killed goes on from its newest checkpoint. On a CPU it ends, bit for bit, with the numbers
     that it would have had; on a GPU too if the same repeats are stacked again, else up to rounding.
 
-    The models of the last epoch stay on disk: with other `num_samples`, `rescoring`, `noise` or
+    The models of the last epoch stay on disk: with other `num_samples`, `proposal`, `versions`, `noise` or
     `scoring_precision` they are scored anew, and nothing is trained again. Models of earlier epochs are gone
     when they have been scored once, so that later requests have scores of the last epoch alone; a warning
     says so.
@@ -148,11 +148,13 @@ def stored(
     """What `run` would return, if all of it is there; trains and scores nothing.
 
     Returns:
-        Variables: `log_px`, `ess` (epoch, repeat, fold, observation); `failing` (epoch, repeat, fold), the
-        share of observations with too high a Pareto k-hat; `khat`, `num_samples` (epoch, repeat,
-        observation), the worst k-hat among the models of a repeat, and how many samples each of them has
-        used; `fold_of` (repeat, observation); `fold_loss` (repeat, train_epoch, fold); `train_loss`,
-        `test_loss` (train_epoch) and `samples` (sample, channel, row, column) of the model trained on all
+        Variables: `log_px`, the mean over versions of an image, and `ess`, the smallest of them, (epoch,
+        repeat, fold, observation); of several versions `log_px_version` (epoch, repeat, fold, version,
+        observation); `failing` (epoch, repeat, fold), the share of estimates with too high a Pareto k-hat;
+        `khat`, `num_samples` (epoch, repeat, observation), the worst k-hat among the models of a repeat, and
+        the fewest samples that one of them has used; `fold_of` (repeat, observation); `fold_loss` (repeat,
+        train_epoch, fold); `train_loss`, `test_loss` (train_epoch) and `samples` (sample, channel, row,
+        column) of the model trained on all
         images. Losses and log-probabilities are in nats per image. Attributes: `request`, what was asked for,
         and `runs`, what stored files say of their computation, as JSON; `folder`.
 

@@ -36,14 +36,14 @@ from numpy.typing import NDArray
 
 # To be raised whenever the same request gives other models, or other scores of the same models.
 TRAINING_VERSION = 4
-SCORING_VERSION = 1
+SCORING_VERSION = 2
 RECORD = "record"
 REQUEST = "request.json"
 LOCK_SECONDS = 0.04  # patience for a claim; who lists results holds each lock for a moment
 
 # Fields of an experiment that change the scores of models, and not the models. `score_every` is none of them:
 # which epochs leave models to be scored is part of a training.
-SCORING = ("num_samples", "rescoring", "noise", "scoring_precision")
+SCORING = ("num_samples", "proposal", "versions", "noise", "scoring_precision")
 
 Record = dict[str, Any]
 Member = int | None  # a repeat, or None for the model of all images
@@ -318,6 +318,7 @@ def assemble(
     """
     dims = {
         "log_px": ("epoch", "repeat", "fold", "observation"),
+        "log_px_version": ("epoch", "repeat", "fold", "version", "observation"),
         "ess": ("epoch", "repeat", "fold", "observation"),
         "failing": ("epoch", "repeat", "fold"),
         "khat": ("epoch", "repeat", "observation"),

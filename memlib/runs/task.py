@@ -77,10 +77,10 @@ class Task:
         """Images that `tick` will be told of until a member is done."""
         e, (n, held) = self.experiment, map(len, self.job.sets)
         if self.job.is_trained(member):
-            return len(self.job.to_score(member)) * n
+            return len(self.job.to_score(member)) * n * e.versions
         if member is None:
             return e.epochs * (n + held)
-        return e.epochs * (n - math.ceil(n / e.folds)) + len(e.evaluated_epochs) * n
+        return e.epochs * (n - math.ceil(n / e.folds)) + len(e.evaluated_epochs) * n * e.versions
 
     def train_on_all(self, begun: Sequence[Snapshot] = ()) -> dict[Member, str]:
         """Train one model on all images, anew or from its checkpoint, and write its file.
@@ -185,15 +185,16 @@ class Task:
             Of repeats with scores that are no numbers, when and which.
         """
         e, started, diverged = self.experiment, time.perf_counter(), {}
+        own = [e.torch_stream(Stream.VERSIONS, version, self.device) for version in range(e.versions)]
         scored = score_images(
             Ensemble(model.template, model.params, model.buffers, e.scoring_precision),
             self.x,
             e.num_samples,
             [e.torch_stream(Stream.SCORING_NOISE, repeat, self.device, epoch) for repeat in repeats],
+            own if e.noise == "paired" else e.versions,
+            e.proposal,
             self.compiled,
             tick=lambda pairs: self.tick(pairs // e.folds),
-            paired=e.noise == "paired",
-            rescoring=e.rescoring,
         )
         columns = {name: getattr(scored, name).float().cpu().numpy() for name in ("log_px", "ess", "khat")}
         columns["num_samples"] = scored.num_samples.int().cpu().numpy()
@@ -232,7 +233,8 @@ class Task:
         if begun:
             state.restore(begun)
             scored = 0 if None in members else sum(epoch <= state.epoch for epoch in e.evaluated_epochs)
-            self.tick(state.epoch * epoch_images + scored * len(members) * len(self.x))
+            scored *= e.versions * len(members)
+            self.tick(state.epoch * epoch_images + scored * len(self.x))
         epochs = fit(
             state.model,
             state.optimizer,
@@ -298,20 +300,24 @@ def stored_scores(columns: Mapping[str, NDArray]) -> dict[str, NDArray]:
     """What is kept of a repeat's scores and their health, as `store.assemble` reads it.
 
     Args:
-        columns: `log_px`, and of importance weights `ess`, `khat` and `num_samples`, each (K, n).
+        columns: `log_px`, and of importance weights `ess`, `khat` and `num_samples`, each (K, R, n).
 
     Returns:
-        `log_px` and `ess` as they are; `failing`, (K,), the share of images with too high a k-hat; `khat`,
-        (n,), the worst, and `num_samples`, (n,), the fewest among the models.
+        `log_px`, (K, n), the mean over versions, with `log_px_version`, (K, R, n), of several; `ess`,
+        (K, n), the smallest of the versions; `failing`, (K,), the share of estimates with too high a k-hat;
+        `khat`, (n,), the worst, and `num_samples`, (n,), the fewest among models and versions.
     """
-    arrays = {"log_px": columns["log_px"]}
+    log_px = columns["log_px"]
+    arrays = {"log_px": log_px.mean(1, dtype=np.float64).astype(log_px.dtype)}
+    if log_px.shape[1] > 1:
+        arrays["log_px_version"] = log_px
     if "ess" in columns:
         khat, counts = columns["khat"], columns["num_samples"]
-        failing = (khat > khat_thresholds(counts)).mean(axis=-1)
+        failing = (khat > khat_thresholds(counts)).mean(axis=(1, 2))
         arrays |= {
-            "ess": columns["ess"],
-            "khat": khat.max(0),
-            "num_samples": counts.min(0),
+            "ess": columns["ess"].min(1),
+            "khat": khat.max((0, 1)),
+            "num_samples": counts.min((0, 1)),
             "failing": failing,
         }
     return arrays

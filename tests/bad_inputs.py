@@ -53,7 +53,7 @@ WORDS = [
     field("precision='float16'", "precision is 'float16'; allowed: float32, tf32, bfloat16"),
     field("noise='shared'", "noise is 'shared'; allowed: paper, paired"),
     call('memlib.memorization(result, "match")', "estimator is 'match'; allowed: paper, matched"),
-    call('memlib.interval(scores, name="X")', "name is 'X'; allowed: U, V, M"),
+    call('memlib.interval(scores, name="X")', "name is 'X'; allowed: gap, U, V, M"),
     call('memlib.load_images("minst")', "unknown data set 'minst' (did you mean mnist?)"),
     call('memlib.load_images("digits", "tests")', "unknown split of digits 'tests' (did you mean test?)"),
     call(

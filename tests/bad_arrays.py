@@ -49,6 +49,11 @@ ARRAYS = [
         "a and b must be numbers (n,), n at least 4, without NaN",
     ),
     call("repeats.stability(result.isel(repeat=[0]))", "the number of repeats is 1; allowed: 2 or more"),
+    call(
+        "repeats.stability(result, result.isel(repeat=[0]))",
+        "the other run's number of repeats is 1; allowed: 3",
+    ),
+    call("repeats.coverage(result, 2)", "the number of repeats is 3; allowed: 4 or more"),
     call("inference.reliability(result.isel(repeat=[0]))", "the number of repeats is 1; allowed: 2 or more"),
     call("inference.spearman_brown(1.1, repeats=1, wanted=2)", "correlation is 1.1; allowed: 0 to 1"),
     call(

@@ -1,63 +1,113 @@
-"""Chapter 14: how well a second run would agree with the first, by the number of repeats.
+"""Chapter 14: how far the scores of two runs differ, by the number of repeats, and how often intervals hold.
 
-`memlib.inference.reliability` says it of one run with all its repeats, `spearman_brown` foretells it.
+Repeats are independent, so two sets of them that share none are two runs of the same images.
 """
 
 import math
-from typing import Literal, get_args
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
 from scipy import stats
 
-from memlib.checks import check_one_of, check_range, check_share
-from memlib.inference import halves, last_gap
-from memlib.memorization import memorization
+from memlib.checks import Floats, check_one_of, check_range, check_share
+from memlib.inference import halves, interval
+from memlib.memorization import checked_arrays, memorization
 
-Score = Literal["paper", "matched", "gap"]
+SCORES = ("gap", "matched", "paper")  # the gap, and M by either estimator
+OTHERS = 12  # sets of other repeats, whose mean M stands for its expectation
 
 
-def stability(result: xr.Dataset, score: Score = "matched", draws: int = 20, seed: int = 0) -> xr.Dataset:
-    """Agreement of scores from two sets of repeats that share none, by the number of repeats in each.
-
-    Two such sets are two runs, see `memlib.inference.halves`: the rank correlation of their scores is what a
-    second run would have with the first, and their differences are the errors of both.
+def stability(
+    result: xr.Dataset,
+    other: xr.Dataset | None = None,
+    sizes: Sequence[int] | None = None,
+    draws: int = 20,
+    seed: int = 0,
+) -> xr.Dataset:
+    """How well scores from two sets of repeats agree that share none, by the number of repeats in each.
 
     Args:
         result: as for `memlib.memorization`, with at least 2 repeats; its last epoch counts.
-        score: M by the "paper" or the "matched" estimator, or the "gap", averaged over repeats.
+        other: the same models scored otherwise, of which the second set is taken; None for `result`.
+        sizes: numbers of repeats in each set, each 1 to half of those there are; None for all of these.
         draws: pairs of sets per size, at random, 1 or more.
         seed: of the choice, 0 or more.
 
     Returns:
-        By `repeats` (1 to half of those there are): `rank` and `error` (repeats, draw): Spearman's rank
-        correlation, and the root mean square of a score's random error in nats, that of the differences over
-        the square root of 2; a bias that both sets share is not in it.
+        By `score`, "gap", "matched" or "paper" (M by that estimator), by `repeats` and by draw: `rank`,
+        Spearman's rank correlation, and `error`, the root mean square of a score's random error in nats: that
+        of the differences over the square root of 2. What both sets have in common, a bias or the versions of
+        the images, is not in it.
 
     Raises:
-        ValueError: fewer than 2 repeats, another score, draws or seed that are not allowed, or what
-            `memorization` refuses.
+        ValueError: fewer than 2 repeats, another run with more or fewer, an argument that is not allowed, or
+            what `memorization` refuses.
     """
-    check_one_of(get_args(Score), score=score)
+    L, other = result.sizes["repeat"], result if other is None else other
+    check_range(2, **{"the number of repeats": L})
+    check_one_of([L], **{"the other run's number of repeats": other.sizes["repeat"]})
+    sizes = list(range(1, L // 2 + 1) if sizes is None else sizes)
+    rank, error = np.empty((2, len(SCORES), len(sizes), draws))
+    for s, size in enumerate(sizes):
+        pairs = zip(halves(result, draws, seed, size), halves(other, draws, seed, size), strict=True)
+        for d, ((first, _), (_, second)) in enumerate(pairs):
+            for k, (a, b) in enumerate(zip(_scores(first), _scores(second), strict=True)):
+                rank[k, s, d] = stats.spearmanr(a, b).statistic
+                error[k, s, d] = np.sqrt(np.mean((a - b) ** 2) / 2)
+    dims = ("score", "repeats", "draw")
+    coords = {"score": list(SCORES), "repeats": sizes}
+    return xr.Dataset({"rank": (dims, rank), "error": (dims, error)}, coords=coords)
+
+
+def coverage(
+    result: xr.Dataset, size: int, level: float = 0.9, draws: int = 20, seed: int = 0
+) -> dict[str, float]:
+    r"""Share of the intervals from some repeats that hold what the other repeats say, averaged over draws.
+
+    What the others say is their mean gap, and of M, which depends on the number of repeats, the mean over
+    random sets of `size` of them. It has an error of its own, so intervals are made
+    $\sqrt{1 + \mathrm{size} / \mathrm{others}}$ times as long: right for a mean, and for M about right.
+
+    Args:
+        result: as for `memlib.memorization`, with at least 4 repeats; its last epoch counts.
+        size: repeats that intervals are made from, 2 to half of those there are.
+        level: share of the intervals that are to hold, between 0 and 1; see `memlib.interval`.
+        draws: random choices of the repeats, 1 or more.
+        seed: of the choices, 0 or more.
+
+    Returns:
+        The shares by score: "gap", "matched" and "paper".
+
+    Raises:
+        ValueError: an argument outside of these, or what `memorization` refuses.
+    """
+    checked_arrays(result)
+    L = result.sizes["repeat"]
+    check_range(4, **{"the number of repeats": L})
+    check_range(2, L // 2, size=size)
+    check_share(level=level)
     check_range(1, draws=draws)
     check_range(0, seed=seed)
-    check_range(2, **{"the number of repeats": (L := result.sizes["repeat"])})
-    of = last_gap if score == "gap" else lambda run: memorization(run, score).M.values[0]
-    sizes = range(1, L // 2 + 1)
-    rank, error = np.empty((2, len(sizes), draws))
-    for row, size in enumerate(sizes):
-        for draw, pair in enumerate(halves(result, draws, seed, size)):
-            one, two = map(of, pair)
-            rank[row, draw] = stats.spearmanr(one, two).statistic
-            error[row, draw] = np.sqrt(np.mean((one - two) ** 2) / 2)
-    dims = ("repeats", "draw")
-    return xr.Dataset({"rank": (dims, rank), "error": (dims, error)}, coords={"repeats": list(sizes)})
+    last, rng = result[["log_px", "fold_of"]].isel(epoch=[-1]), np.random.default_rng(seed)
+    held = np.empty((draws, len(SCORES)))
+    for draw in held:
+        own, rest = np.split(rng.permutation(L), [size])
+        sets = [_scores(last.isel(repeat=rng.permutation(rest)[:size])) for _ in range(OTHERS)]
+        truth = np.mean(sets, axis=0)  # (scores, n)
+        truth[0] = _scores(last.isel(repeat=rest))[0]
+        for k, score in enumerate(SCORES):
+            scores = memorization(last.isel(repeat=own), "paper" if score == "paper" else "matched")
+            low, high = (end.values[0] for end in interval(scores, level, "M" if k else "gap"))
+            reach = (high - low) / 2 * math.sqrt(1 + size / len(rest))
+            draw[k] = np.mean(abs((low + high) / 2 - truth[k]) <= reach)
+    return dict(zip(SCORES, held.mean(0).tolist(), strict=True))
 
 
 def repeats_needed(rank: float, repeats: int, target: float) -> float:
     """How many repeats two runs need to agree as well as `target`, if with `repeats` they agree as `rank`.
 
-    The inverse of `spearman_brown`; a whole number, or infinity where runs do not agree at all.
+    The inverse of `memlib.inference.spearman_brown`; a whole number, or infinity where runs do not agree.
 
     Raises:
         ValueError: a rank correlation outside of -1..1, a target that is not between 0 and 1, fewer than one
@@ -74,3 +124,9 @@ def repeats_needed(rank: float, repeats: int, target: float) -> float:
     if rank == 1:
         return 1
     return max(1, math.ceil(round(repeats * target * (1 - rank) / (rank * (1 - target)), 9)))
+
+
+def _scores(run: xr.Dataset) -> list[Floats]:
+    """The scores of a run of one epoch, in the order of `SCORES`, each (n,)."""
+    matched = memorization(run, "matched")
+    return [matched.gap.values[0], matched.M.values[0], memorization(run).M.values[0]]

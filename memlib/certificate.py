@@ -59,7 +59,7 @@ def annealed(
     r"""Anneal latents between a Gaussian and the posterior, forward or in reverse.
 
     At inverse temperature b, latents have the density $q(z)^{1 - b} \, p(y, z)^b$ up to a constant, with q
-    the Gaussian. The weight of a path is the product of $(p(y, z) / q(z))^{\Delta b}$ over its states z. Moves
+    the Gaussian. The weight of a path multiplies $(p(y, z) / q(z))^{\Delta b}$ over its states z. Moves
     are Hamiltonian, in coordinates in which q is standard normal; their settings are fixed beforehand, since
     what is adapted to a path would bias it. Gradients of all chains are taken at once.
 

@@ -22,7 +22,8 @@ from memlib.experiment import Stream, variant
 from memlib.runs import executors, store
 from memlib.runs.cost import cost
 from memlib.runs.job import requested
-from memlib.runs.run import full_model, run
+from memlib.runs.models import full_model
+from memlib.runs.run import run
 from memlib.runs.worker import Report, compute
 
 TINY = variant(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 LogJoint = Callable[[Tensor], Tensor]
 
+AGAIN = 0.5  # pace of a step where the first ones did not suffice
 LOG_VAR = (-12.0, 6.0)  # of an encoder, within which a fit starts
 POINTS = 32  # gradients of one image taken at once, so that memory stays bounded
 
@@ -75,7 +76,9 @@ class Rule:
 
     Attributes:
         climb: steps of Adam towards the mode, of size `rate`, before the covariance is fitted.
-        steps: of the fit of mean and covariance.
+        paces: of the steps of mean and covariance, 1 being all of a quasi-Newton step. Of full steps alone,
+            fits to a posterior that is far from Gaussian go back and forth.
+        reach: of the sigma points, in units of sqrt(Z) standard deviations.
         low, high: the least and largest curvature, relative to the proposal's own, that a step believes.
         longest: of a step of the mean, in the proposal's standard deviations; without it steps may be wild.
         widening: of the scale that is fitted.
@@ -83,7 +86,8 @@ class Rule:
     """
 
     climb: int
-    steps: int
+    paces: tuple[float, ...]
+    reach: float
     low: float
     high: float
     longest: float
@@ -92,8 +96,8 @@ class Rule:
     rate: float = 0.1
 
 
-FEW = Rule(climb=0, steps=3, low=0.2, high=5, longest=3, widening=1.2, degrees=8)
-MANY = Rule(climb=100, steps=4, low=0.1, high=10, longest=4, widening=1.05, degrees=math.inf)
+FEW = Rule(0, (1, 0.6, 0.5), reach=1.2, low=0.2, high=5, longest=3, widening=1.2, degrees=8)
+MANY = Rule(100, (1, 1, 0.7, 0.6, 0.5), reach=1, low=0.1, high=10, longest=4, widening=1.05, degrees=math.inf)
 FEW_DIMENSIONS = 32  # up to which the first of the two rules serves
 
 
@@ -123,26 +127,30 @@ def climbed(log_joint: LogJoint, mean: Tensor) -> Tensor:
     return z.detach().squeeze(-2)
 
 
-def refined(log_joint: LogJoint, proposal: Proposal, generator: torch.Generator) -> Proposal:
+def refined(
+    log_joint: LogJoint, proposal: Proposal, generator: torch.Generator, pace: float = AGAIN
+) -> Proposal:
     r"""One quasi-Newton step of mean and scale, from gradients at 2 Z sigma points.
 
-    With M the scale times a random rotation and $r = \sqrt Z$, the points are $\mu \pm r M e_k$. Differences
-    of the gradients along each axis give the curvature, their mean the slope, both as they are on average
-    over the width of the proposal, and in its units.
+    With M the scale times a random rotation and r about $\sqrt Z$, the points are $\mu \pm r M e_k$.
+    Differences of the gradients along each axis give the curvature, their mean the slope, both as they are on
+    average over the width of the proposal, and in its units.
     """
     mean, scale, log_det = proposal
     Z, rule = mean.shape[-1], rule_of(mean.shape[-1])
     normal = torch.randn(scale.shape, generator=generator, device=mean.device, dtype=mean.dtype)
     M = scale @ torch.linalg.qr(normal)[0]
-    away = math.sqrt(Z) * M.mT  # (..., Z, Z), an axis in each row
+    r = rule.reach * math.sqrt(Z)
+    away = r * M.mT  # (..., Z, Z), an axis in each row
     points = mean[..., None, :] + torch.cat([away, -away], dim=-2)  # (..., 2 * Z, Z)
     ahead, behind = (gradient(log_joint, points) @ M).chunk(2, dim=-2)  # (..., Z, Z) each
-    curvature = (behind - ahead) / (2 * math.sqrt(Z))
+    curvature = (behind - ahead) / (2 * r)
     value, axes = torch.linalg.eigh((curvature + curvature.mT) / 2)
     value = value.clamp(rule.low, rule.high)
     slope = ((ahead + behind).mean(-2, keepdim=True) / 2 @ axes).squeeze(-2)
     move = slope / value  # (..., Z), along the axes
-    move = move * (rule.longest / move.norm(dim=-1, keepdim=True)).clamp(max=1)
+    move = pace * move * (rule.longest / move.norm(dim=-1, keepdim=True)).clamp(max=1)
+    value = value**pace
     M = M @ axes
     mean = mean + (M @ move[..., None]).squeeze(-1)
     return Proposal(mean, M * value.rsqrt()[..., None, :], log_det - 0.5 * value.log().sum(-1))
@@ -155,8 +163,8 @@ def fit(log_joint: LogJoint, mean: Tensor, log_var: Tensor, generator: torch.Gen
     if rule.climb:
         mean = climbed(log_joint, mean)
     proposal = Proposal.diagonal(mean, log_var)
-    for _ in range(rule.steps):
-        proposal = refined(log_joint, proposal, generator)
+    for pace in rule.paces:
+        proposal = refined(log_joint, proposal, generator, pace)
     return proposal
 
 
@@ -170,4 +178,4 @@ def weigh(log_joint: LogJoint, proposal: Proposal, num_samples: int, generator: 
 def evaluations(latent_dim: int, num_samples: int) -> int:
     """Evaluations of a decoder that a fit and S samples take, a gradient being two."""
     rule = rule_of(latent_dim)
-    return 2 * (rule.climb + rule.steps * 2 * latent_dim) + num_samples
+    return 2 * (rule.climb + len(rule.paces) * 2 * latent_dim) + num_samples

@@ -15,7 +15,7 @@ from memlib.chapters.explorer import Kin, duplicates_of, explore, nearest_of
 from memlib.data import ImageSet
 from memlib.datasets import load_images
 from memlib.experiment import variant
-from memlib.inference import memorized
+from memlib.inference import interval, last_gap, memorized
 from memlib.memorization import memorization
 from memlib.metrics.duplicates import Pairs, near_duplicates
 from memlib.metrics.neighbors import half_resolution
@@ -81,16 +81,16 @@ def matching(page, label, option, menus):
 def test_the_filters_show_what_their_names_say(result, images, kin):
     menus, page = parts(explore(result, images, kin))
     scores, last = memorization(result), result.isel(epoch=-1)
-    M, error, log_p = (scores[name][-1].values for name in ("M", "M_se", "U"))
-    assert shown(page) == list(np.argsort(-M, kind="stable"))
+    gap, error, log_p = (scores[name][-1].values for name in ("gap", "gap_se", "U"))
+    assert shown(page) == list(np.argsort(-gap, kind="stable"))
     limit = [[khat_threshold(int(S)) for S in counts] for counts in last.num_samples.values]
     trusted = (last.khat.values <= limit).all(0)
     assert 0 < trusted.sum() < (last.khat.values <= khat_threshold(64)).all(0).sum()
     wanted = {
         ("Class", "7"): images.labels == 7,
-        ("Score M", "highest 5 %"): M > np.quantile(M, 0.95),
-        ("Score M", "upper half"): M > np.median(M),
-        ("Score M", "lowest 5 %"): M < np.quantile(M, 0.05),
+        ("Gap", "highest 5 %"): gap > np.quantile(gap, 0.95),
+        ("Gap", "upper half"): gap > np.median(gap),
+        ("Gap", "lowest 5 %"): gap < np.quantile(gap, 0.05),
         ("log p(x): U", "lowest fifth"): log_p <= np.quantile(log_p, 0.2),
         ("log p(x): U", "highest fifth"): log_p >= np.quantile(log_p, 0.8),
         ("Standard error", "smaller half"): error <= np.median(error),
@@ -108,26 +108,28 @@ def test_with_a_kernel_the_menus_reach_all_images(result, images):
     box = explore(result, images, count=6)
     menus, page = parts(box)
     assert len(shown(page)) == 6
-    menus["Score M"].value = "lower half"
+    menus["Gap"].value = "lower half"
     _, page = parts(box)
-    M = memorization(result).M[-1].values
-    lower = np.flatnonzero(M <= np.median(M))
-    ranked = lower[np.argsort(-M[lower], kind="stable")]
+    gap = last_gap(result)
+    lower = np.flatnonzero(gap <= np.median(gap))
+    ranked = lower[np.argsort(-gap[lower], kind="stable")]
     assert shown(page)[:2] == list(ranked[:2]) and shown(page)[-1] == ranked[-1]
     assert "6 of 30" in page.select_one(".count").text
     common = images.labels[ranked[0]]
     menus["Class"].value = images.classes[common]
     both = ranked[images.labels[ranked] == common]
     assert shown(parts(box)[1])[:2] == list(both[:2])
-    menus["Score M"].value = "highest 5 %"
-    menus["Class"].value = images.classes[min(set(range(10)) - {*images.labels[M > np.quantile(M, 0.95)]})]
+    menus["Gap"].value = "highest 5 %"
+    menus["Class"].value = images.classes[
+        min(set(range(10)) - {*images.labels[gap > np.quantile(gap, 0.95)]})
+    ]
     _, page = parts(box)
     assert shown(page) == [] and page.select_one(".count")
 
 
 def test_of_many_images_the_ends_and_even_ranks_are_held(result, images):
     _, page = parts(explore(result, images, count=12))
-    ranked = list(np.argsort(-memorization(result).M[-1].values, kind="stable"))
+    ranked = list(np.argsort(-last_gap(result), kind="stable"))
     held = [ranked.index(i) for i in shown(page)]
     assert held[:4] == [0, 1, 2, 3] and held[-2:] == [58, 59]
     assert len(held) == 12 and (np.diff(held) > 0).all()
@@ -136,18 +138,19 @@ def test_of_many_images_the_ends_and_even_ranks_are_held(result, images):
 
 def test_the_details_have_the_numbers_of_the_scores(result, images):
     _, page = parts(explore(result, images))
-    scores, matched = memorization(result), memorization(result, "matched")
+    scores = memorization(result)
     tile = page.select(".tile")[5]
     i = int(tile.input["value"])
     text = tile.select_one(".detail").text.replace("\N{MINUS SIGN}", "-")
-    M, error = float(scores.M[-1, i]), float(scores.M_se[-1, i])
+    low, high = (float(end[-1, i]) for end in interval(scores, 0.9))
+    behind = float(scores.effective_repeats[-1, i])
     assert f"Image {images.index[i]}, {images.labels[i]}" in text
-    assert f"M {M:.1f} ± {error:.1f} nats" in text
-    assert f"matched {float(matched.M[-1, i]):.1f}" in text
+    assert f"gap {float(scores.gap[-1, i]):.1f} nats (90%: {low:.1f} to {high:.1f})" in text
+    assert f"M {float(scores.M[-1, i]):.1f}, from {behind:.1f} of 3 repeats" in text
     assert f"U {float(scores.U[-1, i]):.1f}" in text
     said = tile.svg["aria-label"].replace("\N{MINUS SIGN}", "-")
     assert [float(m) for m in re.findall(r"epoch \d: (-?[\d.]+)", said)] == [
-        round(float(m), 1) for m in scores.M[:, i]
+        round(float(m), 1) for m in scores.gap[:, i]
     ]
 
 
@@ -227,13 +230,13 @@ def test_what_a_run_has_not_is_not_shown(result, images):
     one = result.isel(repeat=[0]).copy(deep=True)
     one.khat[:] = np.inf  # as with too few samples
     menus, page = parts(explore(one, images))
-    assert "Standard error" not in menus and "±" not in page.text
+    assert "Standard error" not in menus and "90%" not in page.text
     assert "Pareto k-hat" not in menus and "k-hat" not in page.text
     plain = ImageSet.of(images.images)  # of one class
     menus, page = parts(explore(flat(plain), plain))  # models without importance weights
     assert "Pareto k-hat" not in menus and "k-hat" not in page.text
-    assert "Class" not in menus and "Standard error" in menus and "Score M" in menus
-    assert page.select_one(".said").text == "Image 0, M 0.0 nats"
+    assert "Class" not in menus and "Standard error" in menus and "Gap" in menus
+    assert page.select_one(".said").text == "Image 0, gap 0.0 nats"
 
 
 def test_listed_images_can_be_filtered(result, images):
@@ -254,9 +257,9 @@ def test_probability_zero_is_shown_as_it_is(result, images):
     assert len(shown(page)) == 60 and "nan" not in page.text
     assert all("nan" not in str(svg) for svg in page.select("svg"))
     assert "log p(x): U" not in menus  # no quantiles of infinite values
-    M = memorization(zero).M[-1].values  # NaN for three, and quantiles of the others
-    upper = matching(page, "Score M", "upper half", menus)
-    assert sorted(upper) == list(np.flatnonzero(M > np.nanmedian(M)))
+    gap = last_gap(zero)  # NaN for three, and quantiles of the others
+    upper = matching(page, "Gap", "upper half", menus)
+    assert sorted(upper) == list(np.flatnonzero(gap > np.nanmedian(gap)))
     assert "not defined" in page.select_one('.tile:has(input[value="0"]) .detail').text
 
 

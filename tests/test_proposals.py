@@ -40,11 +40,7 @@ def test_a_gaussian_posterior_is_met(latent_dim):
     target = Gaussian(latent_dim)
     proposal = fit(target, *started(2, latent_dim), generator(1))
     for _ in range(8):  # the curvature that a step believes is limited
-        proposal = refined(
-            target,
-            proposal,
-            generator(2),
-        )
+        proposal = refined(target, proposal, generator(2), 1)
     covariance = proposal.scale @ proposal.scale.mT
     torch.testing.assert_close(covariance, target.covariance.expand(2, -1, -1), rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(proposal.mean, target.mean.expand(2, -1), rtol=1e-6, atol=1e-8)
@@ -63,9 +59,9 @@ def test_a_proposal_that_fits_stays():
 def test_a_step_believes_no_curvature_that_is_none():
     """A flat, or even a convex, density would make a proposal that is infinitely wide."""
     rule, start = rule_of(Z), Proposal.diagonal(*started())
-    wide = refined(lambda z: 50 * z.square().sum(-1), start, generator(0))
+    wide = refined(lambda z: 50 * z.square().sum(-1), start, generator(0), 1)
     torch.testing.assert_close(wide.scale @ wide.scale.mT, (torch.eye(Z) / rule.low).double().expand(2, Z, Z))
-    far = refined(lambda z: -50 * (z - 1000).square().sum(-1), start, generator(0))
+    far = refined(lambda z: -50 * (z - 1000).square().sum(-1), start, generator(0), 1)
     torch.testing.assert_close(far.mean.norm(dim=-1), torch.full((2,), rule.longest).double())
 
 

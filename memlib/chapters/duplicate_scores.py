@@ -3,7 +3,6 @@
 Every function raises ValueError, naming the argument, for what its docstring does not allow.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ import xarray as xr
 from memlib.chapters.planted import Planted
 from memlib.checks import Bools, Floats, Ints, check_range
 from memlib.data import ImageSet
-from memlib.memorization import checked_arrays, memorization_scores
+from memlib.memorization import memorization
 
 DRAWS = 2000  # of the bootstrap
 ENDS = 0.025, 0.975  # quantiles at which its intervals end
@@ -53,7 +52,7 @@ def with_ordinary(images: ImageSet, found: Sequence[Ints], most: int, seed: int 
 
 
 def compare(result: xr.Dataset, original: Ints, rows: Mapping[str, Bools], seed: int = 0) -> pd.DataFrame:
-    """Mean scores of several kinds of images at the last epoch, with 95 % intervals over groups and repeats.
+    """Mean gaps of several kinds of images at the last epoch, with 95 % intervals over groups and repeats.
 
     Images of a group are no independent cases, and all images of a repeat share its models. So a kind's mean
     is that of its groups' means, and every draw of the bootstrap takes groups and repeats with replacement;
@@ -68,15 +67,13 @@ def compare(result: xr.Dataset, original: Ints, rows: Mapping[str, Bools], seed:
         seed: of the bootstrap's draws, 0 or more.
 
     Returns:
-        A row of every kind, with its `groups` and `images`; `M` (matched estimator) and `gap`, each with the
-        ends of its interval, `M low`, `M high`; and how much more they are than in the first row, `more M`,
-        `more gap`, with theirs. Nats.
+        A row of every kind, with its `groups` and `images`; its `gap` with the ends of the interval, `low`
+        and `high`; and how much more it is than in the first row, `more`, `more low`, `more high`. Nats.
 
     Source: Owen (2007), the pigeonhole bootstrap; McCullagh (2000).
     """
-    log_px, fold_of = checked_arrays(result.isel(epoch=[-1]))
-    values, (L, n) = log_px.values[0].astype(np.float64), fold_of.shape
-    original = np.asarray(original)
+    gap = memorization(result.isel(epoch=[-1])).gap_by_repeat.values[0]  # (L, n)
+    (L, n), original = gap.shape, np.asarray(original)
     if original.shape != (n,):
         raise ValueError(f"original is {original.shape}; allowed: ({n},)")
     check_range(1, rows=len(rows))
@@ -84,35 +81,27 @@ def compare(result: xr.Dataset, original: Ints, rows: Mapping[str, Bools], seed:
         if np.shape(chosen) != (n,) or np.asarray(chosen).dtype != bool or not np.any(chosen):
             raise ValueError(f"rows[{name!r}] must be bool ({n},), with at least one image")
     check_range(0, seed=seed)
-    group_of = [np.unique(original[chosen], return_inverse=True)[1] for chosen in rows.values()]
-
-    @functools.cache  # few repeats have few combinations
-    def means(repeats: tuple[int, ...]) -> list[Floats]:
-        kept = list(repeats)
-        s = memorization_scores(values[kept], fold_of[kept], "matched")
-        both = np.stack([s.M, s.gap])
-        return [
-            np.stack([np.bincount(g, score[chosen]) for score in both]) / np.bincount(g)
-            for chosen, g in zip(rows.values(), group_of, strict=True)
-        ]
-
-    rng, drawn = np.random.default_rng(seed), np.empty((DRAWS, len(rows), 2))
-    for draw in drawn:
-        of_groups = means(tuple(sorted(rng.integers(L, size=L).tolist())))
-        for k, score in enumerate(of_groups):
-            draw[k] = score[:, rng.integers(score.shape[1], size=score.shape[1])].mean(1)
-    at = np.array([score.mean(1) for score in means(tuple(range(L)))])
-    columns = {"groups": [g.max() + 1 for g in group_of], "images": [len(g) for g in group_of]}
-    for prefix, estimate, sample in (("", at, drawn), ("more ", at - at[0], drawn - drawn[:, :1])):
-        low, high = np.quantile(sample, ENDS, axis=0)  # (rows, 2)
-        for k, score in enumerate(("M", "gap")):
-            name = f"{prefix}{score}"
-            columns |= {name: estimate[:, k], f"{name} low": low[:, k], f"{name} high": high[:, k]}
+    rng, columns = np.random.default_rng(seed), {"groups": [], "images": []}
+    repeats, means, drawn = rng.multinomial(L, np.full(L, 1 / L), DRAWS) / L, [], []  # (DRAWS, L)
+    for chosen in rows.values():
+        _, group_of, size = np.unique(original[chosen], return_inverse=True, return_counts=True)
+        of_groups = np.stack([np.bincount(group_of, own) / size for own in gap[:, chosen]])  # (L, g)
+        g = len(size)
+        groups = rng.multinomial(g, np.full(g, 1 / g), DRAWS) / g  # (DRAWS, g)
+        columns["groups"].append(g)
+        columns["images"].append(size.sum())
+        means.append(of_groups.mean())
+        drawn.append(((repeats @ of_groups) * groups).sum(1))
+    at, sample = np.array(means), np.array(drawn)  # (rows,), (rows, DRAWS)
+    for name, estimate, draws in (("gap", at, sample), ("more", at - at[0], sample - sample[0])):
+        low, high = np.quantile(draws, ENDS, axis=1)
+        prefix = "more " if name == "more" else ""
+        columns |= {name: estimate, f"{prefix}low": low, f"{prefix}high": high}
     return pd.DataFrame(columns, index=list(rows))
 
 
 def by_kind(planted: Planted, result: xr.Dataset, seed: int = 0) -> pd.DataFrame:
-    """Mean scores of what was planted, copies by their number, as from `compare`.
+    """Mean gaps of what was planted, copies by their number, as from `compare`.
 
     Args:
         planted: the set.

@@ -1,4 +1,4 @@
-"""Chapter 23: look through the images of a run, ranked by M, filtered, each beside what resembles it.
+"""Chapter 23: look through the images of a run, ranked by the gap, filtered, each beside what resembles it.
 
 The filters are dropdowns of ipywidgets; a style sheet shows the images that agree with them, and the details
 of the image that is chosen. So a saved page needs no kernel and no script of its own. With a kernel the
@@ -24,7 +24,7 @@ from PIL import Image
 
 from memlib.checks import Bools, Floats, Ints, check_range
 from memlib.data import ImageSet
-from memlib.inference import memorized
+from memlib.inference import interval, memorized
 from memlib.memorization import least_observations, memorization
 from memlib.metrics.duplicates import Pairs
 from memlib.metrics.neighbors import half_resolution, nearest
@@ -35,7 +35,8 @@ Options = dict[str, Bools]  # option -> which images it shows, (n,)
 Shape = tuple[int, int, int]  # C, H, W
 
 _CSS = Path(__file__).with_suffix(".css")
-_LEVEL = 0.95  # above this quantile of M images are called highly memorized
+_LEVEL = 0.95  # above this quantile of the gap images are called highly memorized
+_SURE = 0.9  # share of the intervals of the gap that are to hold the truth
 _RATE = 0.1  # of false discoveries among the images that are listed
 _LONGEST = 192  # pixels of the longer side of a picture; it is shown with at most 96
 _SHEET = 16383  # pixels of a side of a WebP file
@@ -93,10 +94,11 @@ def explore(
 ) -> ipywidgets.VBox:
     """Widgets to look through the images of a run at its last epoch.
 
-    Images are ranked by M, the highest first, and can be filtered by class, by M, by U (the log-probability
-    under models that trained on the image), by the standard error of M, by whether `memlib.memorized` lists
-    them at a false discovery rate of 10 %, by Pareto k-hat, and by whether they have kin. Of the chosen image
-    all of that is shown, M at every evaluated epoch, and its kin.
+    Images are ranked by the gap, the largest first, and can be filtered by class, by the gap, by U (the
+    log-probability under models that trained on the image), by the standard error of the gap, by whether
+    `memlib.memorized` lists them at a false discovery rate of 10 %, by Pareto k-hat, and by whether they have
+    kin. Of the chosen image all of that is shown, the gap with its 90 % interval by Student's t at every
+    evaluated epoch, the paper's M with the number of repeats that it rests on, and its kin.
 
     Args:
         result, images: what `memlib.run` or `memlib.cross_fit` returns, and the images behind it.
@@ -144,11 +146,12 @@ class _View:
     def __init__(self, result: xr.Dataset, images: ImageSet, kin: Mapping[str, Kin], count: int):
         scores, last = memorization(result), result.isel(epoch=[-1])
         self.images, self.kin, self.count = images, kin, count
-        self.epochs, self.curves = result.epoch.values, scores.M.values  # (T,), (T, n)
-        self.errors = scores.M_se.values  # NaN with a single repeat
-        self.M, self.U = self.curves[-1], scores.U.values[-1]
-        self.matched = memorization(last, "matched").M.values[0]
-        self.khat, self.trusted = np.full(len(self.M), np.nan), np.zeros(len(self.M), dtype=bool)
+        self.epochs, self.curves = result.epoch.values, scores.gap.values  # (T,), (T, n)
+        self.low, self.high = (end.values for end in interval(scores, _SURE))  # NaN with a single repeat
+        self.gap, self.error = self.curves[-1], scores.gap_se.values[-1]
+        self.M, self.U = scores.M.values[-1], scores.U.values[-1]
+        self.repeats, self.behind = result.sizes["repeat"], scores.effective_repeats.values[-1]
+        self.khat, self.trusted = np.full(len(self.gap), np.nan), np.zeros(len(self.gap), dtype=bool)
         if "khat" in last and np.isfinite(khat := last.khat[0].max("repeat").values).any():
             fine = last.khat[0] <= khat_thresholds(last.num_samples.values[0])
             self.khat, self.trusted = khat, fine.all("repeat").values  # of all models of an image
@@ -157,15 +160,15 @@ class _View:
 
     def _filters(self, listed: Bools) -> Iterator[tuple[str, Options]]:
         """Labels and options, besides the one that shows all; only of what the run has."""
-        M, U, error = self.M, self.U, self.errors[-1]
+        gap, U, error = self.gap, self.U, self.error
         labels, classes = self.images.labels, self.images.classes
         if len(classes) > 1:
             yield "Class", {classes[k]: labels == k for k in np.unique(labels)}
-        known = M[np.isfinite(M)]
+        known = gap[np.isfinite(gap)]
         if len(known) >= least_observations(_LEVEL):
             low, half, high = np.quantile(known, [1 - _LEVEL, 0.5, _LEVEL])
-            bands = {"highest 5 %": M > high, "upper half": M > half}
-            yield "Score M", {**bands, "lower half": M <= half, "lowest 5 %": M < low}
+            bands = {"highest 5 %": gap > high, "upper half": gap > half}
+            yield "Gap", {**bands, "lower half": gap <= half, "lowest 5 %": gap < low}
         if np.isfinite(U).all():
             low, high = np.quantile(U, [0.2, 0.8])
             fifths = {"lowest fifth": U <= low, "between": (U > low) & (U < high), "highest fifth": U >= high}
@@ -190,12 +193,12 @@ class _View:
             pictures |= {(name, int(j)): kin.pool[j] for j in np.unique(kin.index[chosen]) if j >= 0}
         sprite = _Sprite(pictures, self.images.images.shape[1:])
         tiles = "".join(self._tile(int(i), sprite, first=i == chosen[0]) for i in chosen)
-        which = "images, highest M first"
+        which = "images, largest gap first"
         if (held := len(chosen)) < total:
             which += f". Here are {held} of {total}: the highest, the lowest, and ranks evenly spaced between"
         return (
             f'<style>{_CSS.read_text("utf-8")}{self._rules()}{sprite.style}</style><div class="view">'
-            f'<ul class="tiles" tabindex="0" aria-label="Images, highest M first">{tiles}</ul>'
+            f'<ul class="tiles" tabindex="0" aria-label="Images, largest gap first">{tiles}</ul>'
             '<p class="hint">Choose an image to see its scores and what resembles it.</p>'
             f'<p class="count">{which}.</p></div>'
         )
@@ -211,9 +214,9 @@ class _View:
         return f"{','.join(hidden)}{{display:none}}{','.join(asked)}{{visibility:visible}}"
 
     def _chosen(self, matching: Bools) -> Ints:
-        """At most `count` of the images that match, highest M first."""
+        """At most `count` of the images that match, largest gap first."""
         ranked = np.flatnonzero(matching)
-        ranked = ranked[np.argsort(-self.M[ranked], kind="stable")]
+        ranked = ranked[np.argsort(-self.gap[ranked], kind="stable")]
         if len(ranked) <= self.count:
             return ranked
         top, bottom = self.count // 3, self.count // 6
@@ -226,11 +229,12 @@ class _View:
             (f, j, shown) for f, (_, o) in enumerate(self.filters) for j, shown in enumerate(o.values())
         ]
         shown_by = [f"f{f}-{j + 1}" for f, j, shown in options if shown[i]]
-        classes, error = self.images.classes, self.errors[-1, i]
+        classes, low, high = self.images.classes, self.low[-1, i], self.high[-1, i]
         kind = f", {html.escape(classes[self.images.labels[i]])}" if len(classes) > 1 else ""
-        called, M = f"Image {self.images.index[i]}{kind}", _number(self.M[i])
-        sure = f" ± {_number(error)}" if np.isfinite(error) else ""
-        facts = [f"<b>{called}</b>", f"M {M}{sure} nats", f"matched {_number(self.matched[i])}"]
+        called, gap = f"Image {self.images.index[i]}{kind}", _number(self.gap[i])
+        sure = f" ({_SURE:.0%}: {_number(low)} to {_number(high)})" if np.isfinite(high - low) else ""
+        behind = f", from {self.behind[i]:.1f} of {self.repeats} repeats" if np.isfinite(self.M[i]) else ""
+        facts = [f"<b>{called}</b>", f"gap {gap} nats{sure}", f"M {_number(self.M[i])}{behind}"]
         facts.append(f"U {_number(self.U[i])}")
         if not np.isnan(self.khat[i]):
             khat = "\N{INFINITY}" if np.isinf(self.khat[i]) else f"{self.khat[i]:.2f}"
@@ -245,9 +249,9 @@ class _View:
         return (
             f'<li class="tile {" ".join(shown_by)}"><label>'
             f'<input type="radio" name="{self.group}" value="{i}"{" checked" if first else ""}>'
-            f'{sprite.picture((None, i))}<span class="said">{called}, M {M} nats</span></label>'
+            f'{sprite.picture((None, i))}<span class="said">{called}, gap {gap} nats</span></label>'
             f'<div class="detail">{sprite.picture((None, i), "large")}<p>{"<br>".join(facts)}</p>'
-            f"{_curve(self.epochs, self.curves[:, i], self.errors[:, i])}"
+            f"{_curve(self.epochs, self.curves[:, i], self.low[:, i], self.high[:, i])}"
             f'<div class="kin">{beside}</div></div></li>'
         )
 
@@ -296,28 +300,29 @@ def _number(value: float) -> str:
     return f"\N{MINUS SIGN}{text}" if value < 0 and text != "0.0" else text
 
 
-def _curve(epochs: Ints, M: Floats, error: Floats) -> str:
-    """M over epochs with bars of one standard error, as SVG in the color of the text; where it is finite."""
-    known = np.isfinite(M)
+def _curve(epochs: Ints, gap: Floats, lower: Floats, upper: Floats) -> str:
+    """The gap over epochs with the bars of its interval, as SVG in the color of the text; where finite."""
+    known = np.isfinite(gap)
     if not known.any():
         return ""
-    epochs, M, reach = epochs[known], M[known], np.nan_to_num(error[known], posinf=0.0)
-    low, high = min(0.0, (M - reach).min()), max(0.0, (M + reach).max())
+    epochs, gap = epochs[known], gap[known]
+    ends = (np.where(np.isfinite(end[known]), end[known], gap) for end in (lower, upper))
+    curves = np.stack([np.zeros_like(gap), gap, *ends])
+    low, high = curves.min(), curves.max()
     x = 46 + 244 * (epochs - epochs[0]) / max(epochs[-1] - epochs[0], 1)  # of 300 wide, 124 high
-    curves = (np.zeros_like(M), M, M + reach, M - reach)
-    zero, y, upper, lower = (92 - 84 * (curve - low) / ((high - low) or 1) for curve in curves)
-    said = "; ".join(f"epoch {e}: {_number(m)}" for e, m in zip(epochs, M, strict=True))
-    bars = "".join(f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in zip(x, lower, upper, strict=True))
+    zero, y, foot, head = 92 - 84 * (curves - low) / ((high - low) or 1)
+    said = "; ".join(f"epoch {e}: {_number(value)}" for e, value in zip(epochs, gap, strict=True))
+    bars = "".join(f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in zip(x, foot, head, strict=True))
     points = list(zip(x, y, strict=True))
     dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.5" fill="currentColor"/>' for a, b in points)
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
     return (
-        f'<svg viewBox="0 0 300 124" role="img" aria-label="M by epoch, in nats. {said}">'
+        f'<svg viewBox="0 0 300 124" role="img" aria-label="Gap by epoch, in nats. {said}">'
         f'<path d="M46 {zero[0]:.1f}H290" stroke="currentColor" opacity="0.4" stroke-dasharray="3 3"/>'
         f'<path d="{bars}" stroke="currentColor" opacity="0.5"/>'
         f'<polyline points="{line}" fill="none" stroke="currentColor" stroke-width="1.5"/>{dots}'
         f'<text x="38" y="12" text-anchor="end">{_number(high)}</text>'
         f'<text x="38" y="92" text-anchor="end">{_number(low)}</text><text x="46" y="108">{epochs[0]}</text>'
         f'<text x="290" y="108" text-anchor="end">{epochs[-1]}</text>'
-        '<text x="168.0" y="108" text-anchor="middle">M over epochs</text></svg>'
+        '<text x="168.0" y="108" text-anchor="middle">gap over epochs</text></svg>'
     )

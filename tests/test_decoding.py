@@ -2,9 +2,44 @@
 
 import pytest
 import torch
-from vaes import generator, models
+from torch import nn
+from vaes import KINDS, generator, models, stacked
 
-from memlib.decoding import PerceptronDecoder
+from memlib.decoding import PerceptronDecoder, folded
+
+CONVOLUTIONAL = [("conv", "gaussian", 3), ("conv", "gaussian-scalar", 3), ("conv", "bernoulli", 1)]
+
+
+def evaluated(decoder, z):
+    """Parameters of p(x | z), and the gradient of the sum of their squares."""
+    z = z.clone().requires_grad_()
+    parameters = decoder(z)
+    [gradient] = torch.autograd.grad(sum(p.square().sum() for p in parameters), z)
+    return [*parameters, gradient]
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONAL)
+def test_a_folded_decoder_and_its_gradient_are_those_of_the_decoder(kind):
+    decoder = models(*kind, 1)[0].train(False).decoder
+    z = torch.randn(7, 4, generator=generator(1), dtype=torch.float64)
+    expected = evaluated(decoder, z)
+    decoder.trunk = folded(decoder.trunk)
+    counts = [sum(isinstance(m, kind) for m in decoder.trunk) for kind in (nn.BatchNorm2d, nn.Linear)]
+    assert counts == [0, 2]
+    torch.testing.assert_close(evaluated(decoder, z), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [*KINDS, CONVOLUTIONAL[1]])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-6), ("bfloat16", 0.05)])
+def test_models_by_themselves_decode_as_they_do_together(kind, precision, tolerance):
+    together = stacked(*kind, dtype=torch.float32).train(False)
+    alone = stacked(*kind, dtype=torch.float32, precision=precision).unstack()
+    z = torch.randn(3, 7, 4, generator=generator(1))
+    with torch.autocast("cpu", enabled=precision == "bfloat16"):
+        each = [vae.decoder(z[e]) for e, vae in enumerate(alone)]
+    for expected, *found in zip(together.decode(z), *each, strict=True):
+        torch.testing.assert_close(torch.stack(found).float(), expected, rtol=0, atol=tolerance)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from memlib.checks import check_one_of, check_range
-from memlib.decoding import PerceptronDecoder
+from memlib.decoding import FEWEST_SAMPLES, PerceptronDecoder
 from memlib.device import products
 from memlib.ensemble import Ensemble, Streams, Tick, draws
 from memlib.experiment import Precision, ProposalName
@@ -20,7 +20,6 @@ from memlib.psis import khat_threshold, pareto_k
 # Decoder outputs (E * B * S * D) held at once: in float32 1 MiB, half of one core's second-level cache.
 TILE = 2**18
 DEVICE_TILE = 2**27  # the same on a GPU: 512 MiB
-FEWEST_SAMPLES = 64  # of an image on a CPU, from which on it pays to leave out hidden units that are off
 BLOCK = 512  # images whose pixels are binarized or dequantized at once
 NOISE = 2**22  # latent noise (E * B * S * Z) held at once, at most
 FEWEST_FITTED = 16  # images whose proposals are fitted at once

@@ -54,7 +54,7 @@ def work(
 
     def score() -> torch.Tensor:
         noise = experiment.torch_stream(Stream.SCORING_NOISE, 0, device)
-        return score_images(untrained, x, size.samples, [noise]).log_px.cpu()
+        return score_images(untrained, x, size.samples, [noise], proposal="encoder").log_px.cpu()
 
     return {"training": train, "scoring": score}
 

@@ -10,6 +10,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import reference
@@ -21,16 +22,21 @@ from workload import FOLDS, GROUPS, described, observed, setting, training
 
 from memlib.data import ImageSet
 from memlib.device import products
-from memlib.ensemble import Ensemble, draws, perturbed
+from memlib.ensemble import Ensemble, perturbed
 from memlib.experiment import Experiment, Stream
 from memlib.runs.cost import flops_per_image
-from memlib.scoring import DEVICE_TILE, TILE, score_images
+from memlib.scoring import DEVICE_TILE, TILE, forked, score_images
 
-SAMPLES = 256  # S
+SAMPLES = 256  # S, of the encoder's proposal
+FITTED_SAMPLES = 128  # S, of fitted ones
 TRAINING_STEPS, TRAINING_IMAGES = 4220, 54_000  # the paper's first evaluation, after 5 epochs
-COMPARED = 32  # images of the accuracy table, one batch of `score_images`
+COMPARED = 32  # images of the accuracy table
 PRODUCTS = "the decoder's products"
-VARIANTS = {"eager": False, "compiled": True}
+VARIANTS = {
+    "eager": {"num_samples": SAMPLES, "proposal": "encoder"},
+    "compiled": {"num_samples": SAMPLES, "proposal": "encoder", "compiled": True},
+    "fitted": {"num_samples": FITTED_SAMPLES, "proposal": "fitted"},
+}
 
 
 @dataclass(frozen=True)
@@ -87,13 +93,13 @@ def by_pythae(work: Trained, batch_size: int) -> Callable[[], float]:
 
 
 def by_memlib(
-    work: Trained, precision: str, compiled: bool, tasks: int, repeats: int
+    work: Trained, precision: str, options: dict[str, Any], tasks: int, repeats: int
 ) -> Callable[[], list[Tensor]]:
-    """Tasks side by side, each with the models of so many stacked repeats."""
+    """Tasks side by side, each with the models of so many stacked repeats; a variant's options."""
 
     def task() -> Callable[[], Tensor]:
         model, x, noise = work.ensemble(precision, repeats), work.x, work.noise(repeats)
-        return lambda: score_images(model, x, SAMPLES, noise, compiled=compiled).log_px.cpu()
+        return lambda: score_images(model, x, noise=noise, **options).log_px.cpu()
 
     return side_by_side([task] * tasks)
 
@@ -150,8 +156,8 @@ def methods(work: Trained, precisions: Sequence[str]) -> list[Method]:
     for precision in precisions:
         for repeats in GROUPS if cuda else (1,):
             ways: dict[str, Callable[[], Callable[[], object]]] = {
-                f"memlib, {name}": functools.partial(by_memlib, work, precision, compiled, cores, repeats)
-                for name, compiled in VARIANTS.items()
+                f"memlib, {name}": functools.partial(by_memlib, work, precision, options, cores, repeats)
+                for name, options in VARIANTS.items()
             }
             ways[PRODUCTS] = functools.partial(products_alone, work, precision, cores, repeats)
             for name, make in ways.items():
@@ -174,10 +180,13 @@ def beside_products(measured: Sequence[Measured]) -> str:
 def accuracy(work: Trained, precisions: Sequence[str]) -> str:
     """|log p - log p in float64| at equal noise, where float64 is the reference's code."""
     x, Z = work.x[:COMPARED], work.experiment.latent_dim
-    # in the order in which `score_images` draws for one batch
+    # in the order in which `score_images` draws on a CPU: a version for each model, then its latents
     [noise] = work.noise()
     y = perturbed(work.ensemble("float32").likelihood, x.flatten(1).expand(FOLDS, -1, -1), noise)
-    eps = draws(torch.randn, (FOLDS, len(x), SAMPLES, Z), noise).transpose(1, 2)  # (E, S, B, Z)
+    forks = [forked(noise) for _ in range(1 if work.device.type == "cuda" else FOLDS)]
+    shape = FOLDS // len(forks), len(x), SAMPLES, Z
+    eps = torch.cat([torch.randn(shape, generator=fork, device=fork.device) for fork in forks])
+    eps = eps.transpose(1, 2)  # (E, S, B, Z)
 
     def by_reference(dtype: torch.dtype) -> Tensor:
         each = [(work.network(k).to(dtype), y[k].to(dtype), eps[k].to(dtype)) for k in range(FOLDS)]
@@ -185,9 +194,9 @@ def accuracy(work: Trained, precisions: Sequence[str]) -> str:
 
     found = {("reference", "float32"): by_reference(torch.float32)}
     for precision in precisions:
-        for name, compiled in VARIANTS.items():
-            scored = score_images(work.ensemble(precision), x, SAMPLES, work.noise(), compiled=compiled)
-            found[f"memlib, {name}", precision] = scored.log_px
+        for name in ("eager", "compiled"):
+            scored = score_images(work.ensemble(precision), x, noise=work.noise(), **VARIANTS[name])
+            found[f"memlib, {name}", precision] = scored.log_px[:, 0]
     exact = by_reference(torch.float64)
     lines = []
     for names, log_px in found.items():
@@ -196,19 +205,39 @@ def accuracy(work: Trained, precisions: Sequence[str]) -> str:
     return f"errors against float64 at equal noise, {len(x)} images, {FOLDS} times: {'; '.join(lines)}"
 
 
+def convergence(work: Trained, precisions: Sequence[str]) -> str:
+    """log p by every proposal minus that of fitted ones with eight times the samples, of one version."""
+    model, [stream], lines = work.ensemble("float32").part(slice(0, 1)), work.noise(), []
+
+    def log_px(model: Ensemble, **options: Any) -> Tensor:
+        version = work.experiment.torch_stream(Stream.VERSIONS, 0, work.device)
+        return score_images(model, work.x, noise=forked(stream), versions=[version], **options).log_px[0, 0]
+
+    best = log_px(model, num_samples=8 * FITTED_SAMPLES, proposal="fitted")
+    for precision in precisions:
+        own = work.ensemble(precision).part(slice(0, 1))
+        for name in ("eager", "fitted"):
+            error = (log_px(own, **VARIANTS[name]) - best).double()
+            spread = f"{error.mean():.3f} +- {error.std() / len(error) ** 0.5:.3f}"
+            lines.append(f"{VARIANTS[name]['proposal']}, {precision} {spread} nats")
+    return f"log p minus that of fitted proposals with {8 * FITTED_SAMPLES} samples: {'; '.join(lines)}"
+
+
 @benchmark(images=128)
 def main(asked: Asked) -> None:
     """Compare the scoring of memlib with the paper's way."""
     images = observed(asked.count)
     title = (
-        f"scoring {described(images)}, S = {SAMPLES}, {asked.rounds} rounds of one call per method; a model "
-        f"trained for {TRAINING_STEPS} steps:\non a CPU memlib leaves out hidden units that are off in every "
-        "sample of an image, so that its speed depends on the weights; the reference has all cores"
+        f"scoring {described(images)}, S = {SAMPLES}, of fitted proposals {FITTED_SAMPLES}, {asked.rounds} "
+        f"rounds of one call per method; a model trained for {TRAINING_STEPS} steps:\non a CPU memlib leaves "
+        "out hidden units that are off in every sample of an image, so that its speed depends on weights; "
+        "the reference has all cores"
     )
     work = trained(images, asked.device)
 
     def explain(measured: Sequence[Measured]) -> list[str]:
         lines = [beside_products(measured), accuracy(work, asked.precisions)]
+        lines.append(convergence(work, asked.precisions))
         if not importlib.util.find_spec("pythae"):
             lines.append(
                 "no row for pythae, which is not installed: pip install -r benchmarks/requirements.txt"

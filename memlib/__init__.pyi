@@ -4,9 +4,11 @@ from .datasets import load_images
 from .experiment import EXPERIMENTS, Experiment, variant
 from .inference import interval, memorized, p_values
 from .memorization import exchanged, highly_memorized, memorization
+from .runs.certify import certify
 from .runs.cross_fit import cross_fit, score_models
 from .runs.latent_model import LatentModel
-from .runs.run import full_model, prune, remaining, run, stored
+from .runs.models import full_model
+from .runs.run import prune, remaining, run, stored
 from .runs.score_file import score_table, write_scores
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "Experiment",
     "ImageSet",
     "LatentModel",
+    "certify",
     "cross_fit",
     "exchanged",
     "figures",

@@ -1,7 +1,8 @@
-r"""The memorization score: fold assignment, U, V, M and their standard errors.
+r"""The memorization score: fold assignment, U, V, M, the gap and their standard errors.
 
 $$M_i = U_i - V_i, \qquad U_i = \log \frac{1}{L(K-1)} \sum_{l,\, k \neq f_l(i)} p_{lk}(x_i), \qquad
-V_i = \log \frac{1}{L} \sum_l p_{l, f_l(i)}(x_i)$$
+V_i = \log \frac{1}{L} \sum_l p_{l, f_l(i)}(x_i), \qquad \mathrm{gap}_i =
+\frac{1}{L} \sum_l \Big( \frac{1}{K-1} \sum_{k \neq f_l(i)} \log p_{lk}(x_i) - \log p_{l, f_l(i)}(x_i) \Big)$$
 
 with $f_l(i)$ the fold of observation i in repeat l and $p_{lk}$ the model trained without fold k. Unit: nats.
 
@@ -23,14 +24,22 @@ _DIMS = {"log_px": ("epoch", "repeat", "fold", "observation"), "fold_of": ("repe
 
 
 class Scores(NamedTuple):
-    """Scores of every observation, in nats.
+    r"""Scores of every observation, in nats.
 
     `U`, `V`, `M` and their jackknife standard errors `U_se`, `V_se`, `M_se` are (..., n). `M_se_sampling`, of
     the same shape, estimates the part of `M_se` that importance sampling causes; without the variances of the
-    log-probabilities it is NaN. `gap` (..., L, n) is, in every repeat, the mean of log p over the models that
-    trained on the observation minus log p under the one that did not. As an average of logarithms it has
-    expectation 0 where training on an observation makes no difference, whatever the spread between models; so
-    has M of the matched estimator, and M of the paper's has not.
+    log-probabilities it is NaN. `gap_by_repeat` (..., L, n) is, in every repeat, the mean of log p over the
+    models that trained on the observation minus log p under the one that did not; `gap` and its standard
+    error `gap_se` (..., n) are the mean over repeats and the standard deviation over the square root of L,
+    NaN of one repeat. `effective_repeats` (..., n), 1 to L, is Kish's number of repeats behind V,
+    $(\sum_l p_l)^2 / \sum_l p_l^2$; NaN where all p are 0.
+
+    The gap is the score to rank by and to make claims of: every repeat has its share in it, where models
+    differ by several nats V and M rest on about one. As an average of logarithms the gap has expectation 0
+    where training on an observation makes no difference, whatever the spread between models; so has M of the
+    matched estimator, and M of the paper's has not.
+
+    Source: Kish (1965).
     """
 
     U: Floats
@@ -41,6 +50,9 @@ class Scores(NamedTuple):
     M_se: Floats
     M_se_sampling: Floats
     gap: Floats
+    gap_se: Floats
+    gap_by_repeat: Floats
+    effective_repeats: Floats
 
 
 def fold_assignment(n: int, folds: int, rng: np.random.Generator) -> Ints:
@@ -80,7 +92,7 @@ def memorization_scores(
     estimator: Estimator = "paper",
     variance: NDArray[np.floating] | None = None,
 ) -> Scores:
-    r"""U, V, M of every observation from the log-probabilities under all models.
+    r"""U, V, M and the gap of every observation from the log-probabilities under all models.
 
     The logarithm of a mean is lower, the fewer terms there are. The paper's estimator takes U from L (K - 1)
     models and V from L, so that M is positive where nothing is memorized. The matched one counts alike: with
@@ -125,10 +137,13 @@ def memorization_scores(
             raise ValueError(f"variance is negative or NaN {bad} times; allowed: 0 or more")
         of_seen, of_left = _seen_and_left(variance, fold_of)
         sampling = np.sqrt(_propagated(U_weight, of_seen) + _propagated(V_weight, of_left))
-    with np.errstate(invalid="ignore"):  # of infinite scores there is neither a difference nor an error
+    with np.errstate(invalid="ignore"):  # of infinite scores there is no difference, of one repeat no error
         without = U_without, V_without, U_without - V_without
         errors = [np.sqrt((len(w) - 1) * w.var(axis=0)) for w in without]  # the jackknife
-        return Scores(U, V, U - V, *errors, sampling, seen.mean(-2) - left[..., 0, :])
+        gaps = seen.mean(-2) - left[..., 0, :]  # (..., L, n)
+        gap_se = np.sqrt(gaps.var(-2) / (len(fold_of) - 1))
+        effective = V_weight.sum((-3, -2)) ** 2 / (V_weight**2).sum((-3, -2))
+        return Scores(U, V, U - V, *errors, sampling, gaps.mean(-2), gap_se, gaps, effective)
 
 
 def _check_arrays(log_px: NDArray, fold_of: NDArray) -> None:
@@ -256,12 +271,13 @@ def memorization(result: xr.Dataset, estimator: Estimator = "paper") -> xr.Datas
         result: what `memlib.run` returns: `log_px` (epoch, repeat, fold, observation), `fold_of` (repeat,
             observation); with `ess` (as `log_px`) and `num_samples` (epoch, repeat, observation) the part of
             the standard error that importance sampling causes is estimated.
-        estimator: "paper" for what the paper reports; "matched" for claims, as it is 0 on average where
-            nothing is memorized. See `memorization_scores`.
+        estimator: of U, V and M; "paper" for what the paper reports, "matched" for an M that is 0 on average
+            where nothing is memorized. See `memorization_scores`. The gap is the same for both.
 
     Returns:
-        `U`, `V`, `M`, `U_se`, `V_se`, `M_se`, `M_se_sampling` (epoch, observation) and `gap` (epoch, repeat,
-        observation), in nats; see `Scores`. The attribute `estimator` says which.
+        `U`, `V`, `M`, `U_se`, `V_se`, `M_se`, `M_se_sampling`, `gap`, `gap_se` (epoch, observation) and
+        `gap_by_repeat` (epoch, repeat, observation), in nats, and `effective_repeats` (epoch, observation);
+        see `Scores`. The attribute `estimator` says which.
 
     Raises:
         ValueError: `log_px` or `fold_of` is missing or has other dimensions, or what `memorization_scores`
@@ -278,8 +294,8 @@ def memorization(result: xr.Dataset, estimator: Estimator = "paper") -> xr.Datas
     variables = {name: (dims[column.ndim], column) for name, column in columns.items()}
     kept = {name: c for name, c in result.coords.items() if set(c.dims) <= set(dims[3])}
     scored = xr.Dataset(variables, coords=kept, attrs=result.attrs | {"estimator": estimator})
-    for variable in scored.data_vars.values():
-        variable.attrs["units"] = "nats"
+    for name, variable in scored.data_vars.items():
+        variable.attrs["units"] = "1" if name == "effective_repeats" else "nats"
     return scored
 
 

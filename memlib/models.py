@@ -31,6 +31,7 @@ class Likelihood(Protocol):
     def perturb(self, images: Tensor, uniform: Tensor) -> Tensor: ...
     def log_prob(self, y: Tensor, *parameters: Tensor) -> Tensor: ...
     def log_jacobian(self, y: Tensor) -> Tensor: ...
+    def sample(self, generator: torch.Generator, *parameters: Tensor) -> Tensor: ...
     def pixels(self, *parameters: Tensor) -> Tensor: ...
 
 
@@ -68,6 +69,10 @@ class Bernoulli:
     def log_jacobian(self, y: Tensor) -> Tensor:
         """Zero, (...,): binary pixels are not transformed."""
         return y.new_zeros(y.shape[:-1])
+
+    def sample(self, generator: torch.Generator, logits: Tensor) -> Tensor:
+        """Draw observations, 0 or 1, same shape as `logits`."""
+        return torch.bernoulli(torch.sigmoid(logits), generator=generator)
 
     def pixels(self, logits: Tensor) -> Tensor:
         """The expected image in [0, 1], same shape as `logits`."""
@@ -118,6 +123,11 @@ class LogitGaussian:
         """
         constant = y.shape[-1] * (math.log(1 - 2 * LOGIT_LAMBDA) - math.log(256))
         return constant - (y - 2 * F.softplus(y)).sum(-1)
+
+    def sample(self, generator: torch.Generator, mean: Tensor, log_var: Tensor) -> Tensor:
+        """Draw logits of pixels, same shape as `mean`."""
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return mean + torch.exp(0.5 * log_var) * noise
 
     def pixels(self, mean: Tensor, log_var: Tensor) -> Tensor:
         """The image at the mean in logit space, in [0, 1], same shape as `mean`."""

@@ -274,7 +274,7 @@ def score_images(
     def scored(member: LatentVariableModel, y: Tensor, stream: torch.Generator) -> LogProb:  # each (E, B)
         return _joined(
             [
-                log_px(member, part, num_samples, _fork(stream), proposal, model.precision, log_prob)
+                log_px(member, part, num_samples, forked(stream), proposal, model.precision, log_prob)
                 for part in y.split(at_once, dim=1)
             ],
             dim=1,
@@ -305,7 +305,7 @@ def _joined(parts: Sequence[LogProb], dim: int = 0) -> LogProb:
     return LogProb(*(torch.cat(columns, dim) for columns in zip(*parts, strict=True)))
 
 
-def _fork(stream: torch.Generator) -> torch.Generator:
+def forked(stream: torch.Generator) -> torch.Generator:
     """A stream of its own for every batch, so that it does not matter how much each draws."""
     seed = int(torch.randint(2**62, (), generator=stream, device=stream.device))
     return torch.Generator(stream.device).manual_seed(seed)

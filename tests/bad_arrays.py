@@ -48,8 +48,13 @@ ARRAYS = [
         "inference.rank_correlation(M, M * np.nan)",
         "a and b must be numbers (n,), n at least 4, without NaN",
     ),
-    call("repeats.stability(result.isel(repeat=[0]))", "the run has 1 repeat; allowed: 2 or more"),
-    call("repeats.reliability(1.1, repeats=1, wanted=2)", "rank is 1.1; allowed: 0 to 1"),
+    call("repeats.stability(result.isel(repeat=[0]))", "the number of repeats is 1; allowed: 2 or more"),
+    call("inference.reliability(result.isel(repeat=[0]))", "the number of repeats is 1; allowed: 2 or more"),
+    call("inference.spearman_brown(1.1, repeats=1, wanted=2)", "correlation is 1.1; allowed: 0 to 1"),
+    call(
+        "inference.corrected_correlation(result, M[:9])", "scores are (9,), NaN 0 times; allowed: (40,), one"
+    ),
+    call("inference.corrected_correlation(result, M * np.nan)", "scores are (40,), NaN 40 times; allowed"),
     call("memorization_scores(log_px, fold_of, variance=log_px[0])", "variance has shape (4, 40); allowed"),
     call("memlib.psis.khat_threshold(0)", "num_samples is 0; allowed: 1 or more"),
 ]

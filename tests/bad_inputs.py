@@ -34,7 +34,8 @@ NUMBERS = [
     field("learning_rate='1e-3'", "learning_rate is '1e-3' (str); allowed: float"),
     field("batch_size=-64", "batch_size is -64; allowed: 1 or more"),
     field("num_samples=0", "num_samples is 0; allowed: 1 or more"),
-    field("rescoring=0", "rescoring is 0; allowed: 1 or more"),
+    field("versions=0", "versions is 0; allowed: 1 or more"),
+    field("proposal='best'", "proposal is 'best'; allowed: encoder, fitted"),
     field("latent_dim=0", "latent_dim is 0; allowed: 1 or more"),
     field("folds=1", "folds is 1; allowed: 2 or more"),
     field("folds=5, num_images=3", "num_images is 3; allowed: 0, or at least folds = 5"),
@@ -52,7 +53,7 @@ WORDS = [
     field("precision='float16'", "precision is 'float16'; allowed: float32, tf32, bfloat16"),
     field("noise='shared'", "noise is 'shared'; allowed: paper, paired"),
     call('memlib.memorization(result, "match")', "estimator is 'match'; allowed: paper, matched"),
-    call('memlib.interval(scores, name="X")', "name is 'X'; allowed: U, V, M"),
+    call('memlib.interval(scores, name="X")', "name is 'X'; allowed: gap, U, V, M"),
     call('memlib.load_images("minst")', "unknown data set 'minst' (did you mean mnist?)"),
     call('memlib.load_images("digits", "tests")', "unknown split of digits 'tests' (did you mean test?)"),
     call(

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 import memlib.scoring
 from memlib.device import one_thread
-from memlib.ensemble import Ensemble, draws, perturbed
+from memlib.ensemble import Ensemble, perturbed
 from memlib.experiment import Stream
-from memlib.scoring import score_images
+from memlib.scoring import forked, score_images
 from memlib.training import negative_elbo
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -47,9 +47,11 @@ def test_loss_gradient_and_log_p_of_the_reference_are_those_of_memlib_at_equal_n
     ensemble, x, E, S = Ensemble.stack(vaes), torch.tensor(images.images), len(vaes), 20
     noise, again = (experiment.torch_stream(Stream.SCORING_NOISE, 0) for _ in range(2))
     y = perturbed(vaes[0].likelihood, x.flatten(1).expand(E, -1, -1), noise, torch.float64)
-    eps = draws(torch.randn, (E, len(x), S, experiment.latent_dim), noise, torch.float64).transpose(1, 2)
+    shape = len(x), S, experiment.latent_dim
+    each = [torch.randn(shape, generator=forked(noise), dtype=torch.float64) for _ in range(E)]
+    eps = torch.stack(each).transpose(1, 2)  # (E, S, B, Z)
 
-    scored = score_images(ensemble, x, S, [again]).log_px
+    scored = score_images(ensemble, x, S, [again], proposal="encoder").log_px[:, 0]
     plain = torch.stack([reference.log_px(*each) for each in zip(networks, y, eps, strict=True)])
     torch.testing.assert_close(scored, plain, rtol=1e-9, atol=0)
 
@@ -72,7 +74,9 @@ def test_scores_with_own_noise_agree_within_the_noise():
     batches = reference.loader(images.images, 16, shuffle=False)
     plain = reference.score(reference.Network.like(vae), batches, 64)
     noise = experiment.torch_stream(Stream.SCORING_NOISE, 0)
-    scored = score_images(Ensemble.stack([vae]), torch.tensor(images.images), 64, [noise]).log_px[0]
+    scored = score_images(
+        Ensemble.stack([vae]), torch.tensor(images.images), 64, [noise], proposal="encoder"
+    ).log_px[0, 0]
     # without training all pixels have about equal probabilities, and binarization moves log p by a few nats
     assert abs((scored - plain).mean()) < 1 and (scored - plain).abs().max() < 5
 

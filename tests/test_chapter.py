@@ -88,13 +88,13 @@ def described(name, num_samples=4, ess=2.0, failing=0.0, khat=0.3, **fields):
 
 
 def test_describe_says_how_images_were_scored():
-    table = described("digits-lr3", num_samples=8, rescoring=1, noise="paper", score_every=3)
+    table = described("digits-lr3", num_samples=8, noise="paper", score_every=3)
     assert list(table) == ["this page"]
     rows = table["this page"]
     assert rows["training images"] == 5
     assert rows["models (repeats x folds)"] == "2 x 3 = 6, and one of all images"
     assert rows["log p(x)"] == "every 3 epochs, 128 importance samples"
-    assert rows["noise when scoring"] == "redrawn for each model"
+    assert rows["versions of an image"] == "1, redrawn for each model"
     assert rows["effective sample size"] == "2.0 of 8 (median, last epoch)"
     assert rows["computed"] == "2026-01-03, in 5 s, resumed 2 times from a checkpoint"
     assert rows["versions"] == "memlib 1.2, torch 2.0"
@@ -114,10 +114,10 @@ def test_describe_gives_the_range_of_samples_and_the_share_of_bad_estimates():
 
 
 def test_describe_sets_the_papers_way_of_scoring_beside_ours():
-    table = described("mnist-lr3", rescoring=2, noise="paired", num_images=300)
+    table = described("mnist-lr3", noise="paired", num_images=300)
     here, paper = table["this page"], table["paper"]
-    assert here["noise when scoring"] == "one for all models of a repeat"
-    assert paper["noise when scoring"] == "redrawn for each model"
+    assert here["versions of an image"] == "1, the same for all models"
+    assert paper["versions of an image"] == "1, redrawn for each model"
     assert here["log p(x)"] == "every 5 epochs, 256 importance samples, 512 where k-hat fails"
     assert paper["log p(x)"] == "every 5 epochs, 256 importance samples"
     assert paper["training images"] == 60_000 and here["training images"] == 5

@@ -20,7 +20,7 @@ from memlib.runs.worker import compute
 SMALL = {"num_images": 16, "epochs": 4, "score_every": 1, "folds": 2, "num_samples": 3, "batch_size": 4}
 DIGITS = variant("digits-lr3", **SMALL, repeats=2)
 # samples that suffice for a k-hat, and noise of its own for every model
-PAPER = dataclasses.replace(DIGITS, repeats=1, num_samples=24, rescoring=2, noise="paper")
+PAPER = dataclasses.replace(DIGITS, repeats=1, num_samples=24, proposal="encoder", noise="paper")
 BFLOAT16 = dataclasses.replace(DIGITS, repeats=1, precision="bfloat16")
 PATCHES = variant("patches", **SMALL, repeats=1, width=2, flip=True)
 

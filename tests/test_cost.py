@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from memlib.ensemble import Ensemble
 from memlib.experiment import EXPERIMENTS, variant
+from memlib.proposals import evaluations
 from memlib.runs.cost import ADAM_BYTES, Limits, cost, estimate, flops_per_image, machine_limits, makespan
 from memlib.runs.run import run
 from memlib.scoring import score_images
@@ -19,10 +20,12 @@ MNIST = 60000, 1, 10000  # training images, channels, validation images
 TINY = variant(
     "digits-lr3", num_images=31, epochs=3, score_every=2, folds=3, repeats=2, num_samples=4, batch_size=8
 )
+TINY = dataclasses.replace(TINY, proposal="encoder")
+PAPER = dataclasses.replace(EXPERIMENTS["mnist-lr3"], proposal="encoder")
 
 
 def test_the_papers_mnist_by_hand():
-    c, flops = cost(EXPERIMENTS["mnist-lr3"], *MNIST), flops_per_image(EXPERIMENTS["mnist-lr3"], 1)
+    c, flops = cost(PAPER, *MNIST), flops_per_image(EXPERIMENTS["mnist-lr3"], 1)
     encode = 2 * (1024 * 512 + 512 * 256 + 2 * 256 * 16)
     decode = 2 * (16 * 256 + 256 * 512 + 512 * 1024)
     train = 3 * (encode + decode) - 2 * 1024 * 512  # the image needs no gradient
@@ -55,14 +58,15 @@ def test_flops_of_convolutions_are_those_of_a_real_step_of_several_models():
     assert flops.model_bytes == sum(array.nbytes for array in model.state().values()) / E
 
 
-def test_scoring_again_costs_at_most_what_decodes_the_other_samples():
-    once, more = (cost(dataclasses.replace(TINY, rescoring=r), 31, 1, 20) for r in (1, 4))
-    assert once.rescoring_flop == 0
-    assert more.rescoring_flop == 2 * 2 * 3 * 31 * (4 * 4 - 4) * flops_per_image(TINY, 1).decode
-    assert (more.training_flop, more.scoring_flop) == (once.training_flop, once.scoring_flop)
-    many = dataclasses.replace(TINY, num_samples=100_000)
-    few, drawn = cost(many, 31, 1, 20), cost(dataclasses.replace(many, rescoring=9), 31, 1, 20)
-    assert drawn.cpu_memory >= few.cpu_memory + 3 * 8 * 100_000 * TINY.latent_dim * 4
+def test_scoring_grows_with_versions_and_with_what_fits_proposals():
+    flops, plain = flops_per_image(TINY, 1), cost(TINY, 31, 1, 20)
+    pairs, fits = 2 * 2 * 3 * 31, evaluations(TINY.latent_dim, 4)
+    assert plain.scoring_flop == pairs * (flops.encode + 4 * flops.decode)
+    fitted = cost(dataclasses.replace(TINY, proposal="fitted", versions=3), 31, 1, 20)
+    assert fitted.scoring_flop == 3 * pairs * (flops.encode + fits * flops.decode)
+    assert (plain.result_bytes, fitted.result_bytes) == (8 * pairs, 16 * pairs)
+    many = dataclasses.replace(TINY, num_samples=1_000_000)
+    assert cost(many, 31, 1, 20).cpu_memory >= plain.cpu_memory + 3 * 1_000_000 * TINY.latent_dim * 4
 
 
 def test_what_is_missing_adds_up():
@@ -132,24 +136,21 @@ def test_an_estimate_adds_the_tasks_of_two_workers(rates):
     alone, both = cost(TINY, 31, 1, 20, {None: 0}), cost(TINY, 31, 1, 20, {0: 0, 1: 0})
     e = estimate(TINY, 31, 1, 20, device="cpu", at_once=2)
     full, repeat = alone.training_flop / rates[1], both.training_flop / 2 / rates[0]
-    score, again = both.scoring_flop / 2 / rates[2], both.rescoring_flop / 2 / rates[2]
+    score = both.scoring_flop / 2 / rates[2]
     assert e.training_seconds == pytest.approx(full + 2 * repeat)
     assert e.scoring_seconds == pytest.approx(2 * score)
     assert e.seconds == pytest.approx(full + repeat + score)
-    assert e.most_seconds == pytest.approx(full + repeat + score + again) and again > 0
     rest = estimate(TINY, 31, 1, 20, device="cpu", missing={1: 0})
     assert rest.seconds == pytest.approx(repeat + score) and rest.cost.models == 3
 
 
 def test_an_estimate_reads_well_with_two_digits(rates):
-    again = dataclasses.replace(EXPERIMENTS["mnist-lr3"], rescoring=3)
-    e = estimate(again, *MNIST, device="cpu", at_once=2)
+    e = estimate(PAPER, *MNIST, device="cpu", at_once=2)
     lines = [
         "101 models, 84400 steps each",
         "3.8 PFLOP of training, 41 PFLOP of scoring",
         "1.9 GB of memory, 960 MB of results, 540 MB of models (memlib prune frees them)",
         "about 41 h here (CPU, 2 cores, float32; timed now on a few steps)",
-        "up to 4.1 days if every image needs more samples",
         "at least 11 min on an H200 (data sheet)",
     ]
     assert str(e).splitlines() == lines
@@ -162,12 +163,10 @@ def test_an_estimate_reads_well_with_two_digits(rates):
         lines = str(dataclasses.replace(e, h200_seconds=seconds, memory=memory)).splitlines()
         shown = lines[2].partition(",")[0], lines[-1].removeprefix("at least ").partition(" on")[0]
         assert " ".join(shown) == text
-    e = estimate(EXPERIMENTS["mnist-lr3"], *MNIST, device="cpu")
-    assert e.most_seconds == e.seconds and "up to" not in str(e)
 
 
 def test_training_and_scoring_have_their_own_bound_on_an_h200(rates):
-    mixed = dataclasses.replace(EXPERIMENTS["mnist-lr3"], precision="bfloat16", scoring_precision="tf32")
+    mixed = dataclasses.replace(PAPER, precision="bfloat16", scoring_precision="tf32")
     e = estimate(mixed, *MNIST, device="cpu")
     training, traffic = e.cost.training_flop / 989e12, e.cost.adam_bytes / 4.8e12
     assert traffic > training
@@ -199,9 +198,9 @@ def test_an_estimate_measures_every_part(monkeypatch, changes):
     """Where a step of 3 models and 8 images each, and scoring as much as is tried, take 1/64 second."""
     experiment, scored = dataclasses.replace(TINY, **changes), []
 
-    def score(model, x, num_samples, noise):
+    def score(model, x, num_samples, noise, proposal):
         if not scored:
-            score_images(model, x, num_samples, noise)
+            score_images(model, x, num_samples, noise, proposal=proposal)
         scored.append((len(model) * len(x), num_samples))
 
     monkeypatch.setattr("memlib.runs.cost.score_images", score)

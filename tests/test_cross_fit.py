@@ -74,7 +74,7 @@ def test_the_log_probabilities_are_those_of_the_models_without_each_fold():
 
 def test_folds_and_layout_are_those_of_a_run_with_the_same_seed(tmp_path):
     sizes = {"folds": 3, "repeats": 2, "seed": 7}
-    spec = memlib.variant("digits-lr3", num_images=31, epochs=1, num_samples=2, rescoring=1, **sizes)
+    spec = memlib.variant("digits-lr3", num_images=31, epochs=1, num_samples=2, **sizes)
     run = memlib.run(spec, root=tmp_path, progress=False)
     result = cross_fit(Gaussian, spec.load_images(), **sizes, progress=False)
     np.testing.assert_array_equal(result.fold_of, run.fold_of)

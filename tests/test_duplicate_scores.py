@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from memlib.chapters.duplicate_scores import compare, unseen_group, with_ordinary
+from memlib.chapters.duplicate_scores import by_kind, compare, unseen_group, with_ordinary
+from memlib.chapters.planted import plant
 from memlib.datasets import load_images
 from memlib.memorization import fold_assignment, memorization
 
@@ -50,7 +51,7 @@ def test_means_are_of_groups_and_the_first_row_is_the_reference():
     rows = {"once": ~several, "several": several}
     table = compare(result, original, rows)
     last = memorization(result, "matched").isel(epoch=-1)
-    for name, values in (("M", last.M.values), ("gap", last.gap.mean("repeat").values)):
+    for name, values in (("M", last.M.values), ("gap", last.gap.values)):
         means = [values[original == g].mean() for g in range(11)]
         assert table[name]["several"] == pytest.approx(np.mean(means))
         assert table[name]["once"] == pytest.approx(values[30:].mean())
@@ -58,6 +59,19 @@ def test_means_are_of_groups_and_the_first_row_is_the_reference():
     assert table.groups.tolist() == [30, 11] and table.images.tolist() == [30, 30]
     assert (table.loc["several", ["more M high", "more gap high"]] < -6).all()
     assert compare(result, original, rows).equals(table)
+
+
+def test_planted_kinds_are_compared_by_original_with_intervals_over_models():
+    """Where every image has the same gap in a repeat, all doubt is of the repeats."""
+    planting = plant(DIGITS, 20, {2: 3}, near=2, outliers={}, noise=3)
+    gap = np.repeat([[1.0], [2.0], [4.0], [5.0]], len(planting.images), axis=1)
+    table = by_kind(planting, run(gap, spread=1e-6))
+    assert list(table.index) == ["ordinary", "copy, 2 times", "near-duplicate", "noise"]
+    assert table.kind.tolist() == ["ordinary", "copy", "near-duplicate", "noise"]
+    assert table.times.tolist() == [1, 2, 1, 1] and table.images.tolist() == [20, 6, 10, 3]
+    assert table.groups.tolist() == [20, 3, 2, 3]
+    assert table.gap.tolist() == pytest.approx([3] * 4, abs=1e-4)
+    assert (table["gap high"] - table["gap low"] > 2).all() and (table["more gap high"] < 1e-4).all()
 
 
 def resampled(values, share):

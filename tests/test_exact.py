@@ -25,15 +25,19 @@ def test_gaussian_fold_scores_are_what_random_folds_and_seeds_approach():
     rng, n, folds, repeats = np.random.default_rng(0), 60, 4, 4000
     x = rng.uniform(-1.7, 1.7, (n, 2))
     covariance, seed_variance = 0.4 * np.array([[0.9, 0.3], [0.3, 0.7]]), 0.04
-    U, V, M = gaussian_fold_scores(x, folds, covariance, seed_variance)
+    U, V, gap, M = gaussian_fold_scores(x, folds, covariance, seed_variance)
     fold_of = rng.permuted(np.tile(np.arange(n) % folds, (repeats, 1)), axis=1)
     held_out = fold_of[:, None] == np.arange(folds)[:, None]  # (repeats, folds, n)
     mean = ~held_out @ x / (n - n // folds) + np.sqrt(seed_variance) * rng.normal(size=(repeats, folds, 2))
-    p = np.exp(log_normal(x - mean[:, :, None], covariance))
-    for log_p, counted, per_repeat in ((U, ~held_out, folds - 1), (V, held_out, 1)):
+    log_p = log_normal(x - mean[:, :, None], covariance)
+    gaps = (log_p * (1 / (folds - 1) - held_out * folds / (folds - 1))).sum(axis=1)  # (repeats, n)
+    z = (gaps.mean(axis=0) - gap) / gaps.std(axis=0) * np.sqrt(repeats)
+    assert abs(z).max() < 4.5 and np.sqrt(np.mean(z**2)) < 2
+    p = np.exp(log_p)
+    for expected, counted, per_repeat in ((U, ~held_out, folds - 1), (V, held_out, 1)):
         mean_p = (p * counted).sum(axis=1) / per_repeat  # (repeats, n)
         error = mean_p.std(axis=0) / mean_p.mean(axis=0) / np.sqrt(repeats)
-        z = (np.log(mean_p.mean(axis=0)) - log_p) / error
+        z = (np.log(mean_p.mean(axis=0)) - expected) / error
         assert abs(z).max() < 4.5 and np.sqrt(np.mean(z**2)) < 2
         assert error.max() < 0.1
     np.testing.assert_array_equal(M, U - V)
@@ -45,14 +49,18 @@ def test_gaussian_fold_scores_count_every_choice_of_a_fold(folds, d):
     """Mean and covariance of a sample without replacement, by listing all samples."""
     x, seed_variance = np.random.default_rng(0).normal(1, 2, (6, d)), 0.4
     covariance = np.array([[1.0, 0.3], [0.3, 2.0]])[:d, :d]
-    U, V, _ = gaussian_fold_scores(x, folds, covariance, seed_variance)
+    U, V, gap, _ = gaussian_fold_scores(x, folds, covariance, seed_variance)
     for i in range(6):
+        mean_log = {}
         for log_p, seen in ((U, True), (V, False)):
             samples = itertools.combinations(range(6), 6 - 6 // folds)
             means = np.array([x[list(t)].mean(axis=0) for t in samples if (i in t) == seen])
             spread = np.atleast_2d(np.cov(means, rowvar=False, ddof=0))
             total = covariance + seed_variance * np.eye(d) + spread
             assert log_p[i] == pytest.approx(log_normal(x[i] - means.mean(axis=0), total), abs=1e-11)
+            lost = seed_variance * np.trace(np.linalg.inv(covariance)) / 2
+            mean_log[seen] = log_normal(x[i] - means, covariance).mean() - lost
+        assert gap[i] == pytest.approx(mean_log[True] - mean_log[False], abs=1e-11)
 
 
 def test_log_px_keeps_its_digits_with_little_noise():

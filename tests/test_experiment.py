@@ -25,7 +25,7 @@ def test_registry_has_the_papers_settings(name, settings):
     assert (e.images, e.architecture, e.likelihood, e.latent_dim) == settings[:4]
     assert (e.learning_rate, e.epochs, e.score_every, e.num_samples, e.flip) == settings[4:]
     assert (e.batch_size, e.width, e.folds, e.repeats, e.num_images) == (64, 32, 10, 10, 0)
-    assert (e.rescoring, e.noise) == (1, "paired")  # noise is not the paper's
+    assert (e.proposal, e.noise) == ("fitted", "paired")  # these two are not the paper's
     assert (e.precision, e.scoring_precision) == ("float32", "float32")
 
 

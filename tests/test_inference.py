@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memlib.inference import (
+    corrected_correlation,
+    halves,
     interval,
     memorized,
-    null_mean,
     p_values,
     rank_correlation,
+    reliability,
 )
-from memlib.memorization import exchanged, fold_assignment, memorization
+from memlib.memorization import fold_assignment, memorization
 
 
 def as_result(log_px, fold_of):
@@ -44,19 +46,28 @@ def planted(result, observations, by):
     return result.assign(log_px=result.log_px - by * (left & chosen).astype(float))
 
 
-@pytest.mark.parametrize(("L", "spread"), [(5, 1.0), (10, 0.3)])
-def test_intervals_hold_the_truth_as_often_as_they_say(L, spread):
-    """Under no memorization the matched M is 0 on average, and what V is, the mean over many runs tells."""
-    scores = memorization(null(L, 5, 4000, spread=spread), "matched")
-    for name, truth in (("M", 0.0), ("V", float(scores.V.mean()))):
+def more(result, by, dims=None):
+    """The same with so many nats more."""
+    return result.assign(log_px=result.log_px + (by if dims is None else xr.DataArray(by, dims=dims)))
+
+
+def test_intervals_of_the_gap_hold_the_truth_as_often_as_they_say_and_those_of_m_do_not():
+    """Models that differ by 4.4 nats, versions of an image that differ by 4.9 nats from repeat to repeat."""
+    rng, n, L = np.random.default_rng(1), 6000, 5
+    result, truth = null(L, 5, n, spread=4.4), xr.DataArray(rng.normal(3, 2, n), dims="observation")
+    result = more(result, rng.normal(0, 4.9, (L, n)), ("repeat", "observation"))
+    scores = memorization(planted(result, np.arange(n), truth), "matched")
+    holds = {}
+    for name in ("gap", "M"):
         low, high = interval(scores, 0.9, name)
-        assert 0.85 < float(((low <= truth) & (truth <= high)).mean()) < 0.95, name
+        holds[name] = float(((low <= truth) & (truth <= high)).mean())
+    assert 0.87 < holds["gap"] < 0.93 and holds["M"] < 0.85
 
 
 def test_an_interval_is_the_estimate_and_its_error_times_students_t():
     """With two repeats the distribution has one degree of freedom, whose upper quartile is 1."""
     scores = memorization(null(2, 3, 9, epochs=2))
-    for name in ("U", "V", "M"):
+    for name in ("gap", "U", "V", "M"):
         low, high = interval(scores, 0.5, name)
         xr.testing.assert_allclose(high, scores[name] + scores[f"{name}_se"], rtol=1e-9)
         xr.testing.assert_allclose(low, scores[name] - scores[f"{name}_se"], rtol=1e-9)
@@ -173,40 +184,6 @@ def test_no_more_than_the_rate_of_what_is_listed_is_there_by_chance():
     assert listed.values[:, truth].mean() > 0.8
 
 
-def test_the_null_of_the_matched_estimator_is_zero_and_that_of_the_papers_is_not():
-    """In a run that memorizes by 6 nats; with one fold less a mean of 15 models against one of 5."""
-    result = planted(null(5, 4, 200, spread=2.0), np.arange(200), 6.0)
-    matched, se = null_mean(result, "matched")
-    assert abs(matched) < 4 * se and 0 < se < 0.2
-    paper, se = null_mean(result, "paper")
-    p = np.exp(np.random.default_rng(1).normal(0, 2, (100_000, 15)))
-    expected = np.log(p[:, 5:].mean(axis=1)).mean() - np.log(p[:, :5].mean(axis=1)).mean()
-    assert paper > 5 * se > 0 and abs(paper - expected) < 4 * se + 0.02
-
-
-def test_the_mean_of_the_null_is_over_exchanges_and_its_error_the_jackknife_over_repeats():
-    result = null(4, 4, 40, epochs=2)
-    for estimator in ("paper", "matched"):
-        nulls = [exchanged(result.isel(epoch=[-1]), seed) for seed in (7, 8, 9)]
-        means = [memorization(null, estimator).M.mean() for null in nulls]
-        without = [
-            np.mean([memorization(null.drop_isel(repeat=out), estimator).M for null in nulls])
-            for out in range(4)
-        ]
-        expected = np.mean(means), np.sqrt(3 / 4 * np.sum((without - np.mean(without)) ** 2))
-        assert null_mean(result, estimator, 3, seed=7) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    assert null_mean(result, "paper", 1, seed=7)[0] != null_mean(result, "paper", 1, seed=8)[0]
-    assert np.isnan(null_mean(result.isel(repeat=[0]), "matched")).tolist() == [False, True]
-
-
-def test_observations_that_are_impossible_under_all_models_are_counted():
-    result = null(3, 4, 40)
-    result.log_px.values[-1, :, :, [3, 5]] = -np.inf
-    result.log_px.values[-1, 0, :, 7] = -np.inf  # not under all
-    with pytest.raises(ValueError, match="log_px is -inf under all models for 2 observations"):
-        null_mean(result, "matched")
-
-
 def test_rank_correlation_of_equal_opposite_and_constant_orders():
     a = np.arange(10.0)
     assert rank_correlation(a, np.exp(a)) == (1, 1, 1)
@@ -231,3 +208,77 @@ def test_rank_correlation_intervals_hold_the_truth():
         _, low, high = rank_correlation(a, b, level=0.9)
         hits += low <= truth <= high
     assert hits / runs == pytest.approx(0.9, abs=4 * math.sqrt(0.9 * 0.1 / runs))
+
+
+def test_halves_share_no_repeat_and_are_of_the_last_epoch():
+    result = null(5, 3, 9, epochs=2).assign_coords(repeat=np.arange(5))
+    pairs = [[half.repeat.values.tolist() for half in pair] for pair in halves(result, 40)]
+    assert all(len(one) == len(two) == 2 and not {*one} & {*two} for one, two in pairs)
+    assert len({tuple(sorted(one)) for one, _ in pairs}) == 10  # all pairs of five
+    assert next(halves(result, size=1))[0].sizes == {"epoch": 1, "repeat": 1, "fold": 3, "observation": 9}
+
+
+def test_reliability_is_the_share_of_the_variance_that_repeats():
+    """Gaps with a standard deviation of 2 nats and, in each repeat, noise of variance 9 (1 + 1 / 3)."""
+    n, L = 20_000, 6
+    gaps = xr.DataArray(np.random.default_rng(1).normal(0, 2, n), dims="observation")
+    result = planted(null(L, 4, n, spread=3.0), np.arange(n), gaps)
+    share = 4 / (4 + 12 / L)
+    assert reliability(result, ranks=False, splits=10) == pytest.approx(share, abs=0.02)
+    normal = 6 / math.pi * math.asin(share / 2)  # of ranks
+    assert reliability(result, splits=10) == pytest.approx(normal, abs=0.02)
+    # of another score as it is measured, in halves
+    own = reliability(result, lambda run: memorization(run).gap[-1], ranks=False, splits=10)
+    assert own == pytest.approx(4 / (4 + 12 / 3), abs=0.02)
+
+
+def test_a_score_that_is_noise_has_no_reliability_and_one_without_noise_all():
+    assert abs(reliability(null(6, 4, 4000))) < 0.05
+    exact = planted(
+        null(4, 4, 50, spread=0.0), np.arange(50), xr.DataArray(np.arange(50.0), dims="observation")
+    )
+    assert reliability(exact) == pytest.approx(1) and reliability(exact, ranks=False) == pytest.approx(1)
+    assert math.isnan(reliability(null(4, 4, 50, spread=0.0)))
+
+
+def related(correlation, n=1500, L=4, memorized=4.0):
+    """A run with noisy gaps, and means of log p over models, without noise, so correlated with true gaps."""
+    K, rng = 4, np.random.default_rng(2)
+    normal, rest = rng.normal(size=(2, n))
+    level = 3 * (correlation * normal + math.sqrt(1 - correlation**2) * rest)
+    gap = xr.DataArray(memorized * normal, dims="observation")
+    result = planted(null(L, K, n, spread=4.4), np.arange(n), gap)
+    return more(result, level + gap / K), level
+
+
+def mean_log_px(run):
+    return run.log_px[-1].mean(("repeat", "fold"))
+
+
+@pytest.mark.parametrize(("correlation", "verdict"), [(-0.7, "negative"), (0.5, "positive")])
+def test_a_corrected_correlation_is_that_without_noise(correlation, verdict):
+    """Of a normal pair, with the level known and measured by the same repeats."""
+    result, level = related(correlation)
+    truth = 6 / math.pi * math.asin(correlation / 2)
+    for other in (level, mean_log_px):
+        found = corrected_correlation(result, other, draws=300)
+        assert found.low < truth < found.high and found.verdict == verdict
+        assert found.corrected == pytest.approx(truth, abs=0.05) and found.high - found.low < 0.2
+        assert abs(found.observed) < 0.8 * abs(truth) and 0.3 < found.reliability < 0.9
+
+
+def test_noise_in_common_makes_no_correlation():
+    """That of held-out models is in V and in the gap, which have nothing to do with each other without it."""
+    rng, n = np.random.default_rng(3), 1500
+    level, gap = (xr.DataArray(rng.normal(0, 4, n), dims="observation") for _ in range(2))
+    result = more(planted(null(4, 4, n, spread=4.4), np.arange(n), gap), level + gap)
+    scores = memorization(result).isel(epoch=-1)
+    assert rank_correlation(scores.gap, scores.V)[2] < -0.1
+    found = corrected_correlation(result, lambda run: memorization(run).V[-1], draws=300)
+    assert found.verdict == "undecided" and found.high < 0.2
+
+
+def test_of_a_gap_that_is_noise_nothing_is_decided():
+    result, level = related(0.9, memorized=0.0)
+    found = corrected_correlation(result, level, draws=300)
+    assert found.verdict == "undecided" and np.isnan([found.corrected, found.low, found.high]).all()

@@ -22,6 +22,8 @@ from memlib.data import ImageSet
 from memlib.psis import khat_threshold
 from memlib.runs.latent_model import LatentModel
 
+Encoded = functools.partial(LatentModel, proposal="encoder")
+
 D, Z, N = 6, 2, 23
 _draw = torch.Generator().manual_seed(0)
 LINEAR = LinearGaussian(torch.randn(D, Z, generator=_draw), torch.randn(D, generator=_draw), sigma2=0.3)
@@ -50,7 +52,7 @@ def decoder(z):
 
 
 def wide(**options):
-    return LatentModel(posterior(2), decoder, prepare=prepare, **options)
+    return Encoded(posterior(2), decoder, prepare=prepare, **options)
 
 
 @pytest.mark.parametrize(
@@ -59,11 +61,45 @@ def wide(**options):
     ids=["one", "images one by one", "samples one by one", "seven and the rest"],
 )
 def test_the_exact_posterior_gives_the_exact_density_whatever_the_noise(num_samples, batch_size):
-    model = LatentModel(posterior(), decoder, num_samples, batch_size=batch_size, prepare=prepare)
+    model = Encoded(posterior(), decoder, num_samples, batch_size=batch_size, prepare=prepare)
     scored = model.estimate(IMAGES, seed=2**40)
     np.testing.assert_allclose(scored.log_px, EXACT, rtol=1e-10)
     np.testing.assert_allclose(scored.ess, num_samples, rtol=1e-8)
     assert (scored.num_samples == num_samples).all() and scored.log_px.shape == (N,)
+
+
+def test_a_fitted_proposal_needs_no_good_encoder():
+    """One that knows nothing of the image; latents with a shape of their own, and batches of one image."""
+
+    def prior(x):
+        return Normal(torch.zeros(len(x), Z, 1).double(), 1.0)
+
+    def far(z):
+        return decoder(z[..., 0])
+
+    for batch_size in (1, 500):
+        models = (
+            LatentModel(prior, far, 128, batch_size=batch_size, prepare=prepare, proposal=proposal)
+            for proposal in ("fitted", "encoder")
+        )
+        fitted, encoder = (model.estimate(IMAGES).log_px.numpy() - EXACT for model in models)
+        assert np.abs(fitted).max() < 0.2 and abs(fitted.mean()) < 0.03
+        assert np.abs(encoder).mean() > 5 * np.abs(fitted).mean()
+
+
+def test_fitted_proposals_refuse_what_has_no_gradient():
+    def coins(x):
+        return Bernoulli(probs=torch.full((len(x), Z), 0.5).double())
+
+    def blind(z):
+        return decoder(z.detach())
+
+    for q, p, message in (
+        (coins, decoder, r'the support Boolean\(\); allowed: proposal="encoder"'),
+        (posterior(), blind, 'no gradient with respect to the latents; allowed: one, or proposal="encoder"'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LatentModel(q, p, prepare=prepare).log_prob(IMAGES)
 
 
 def test_the_estimate_of_p_is_unbiased():
@@ -80,7 +116,7 @@ def test_its_health_is_that_of_the_weights():
     assert (healthy.khat < khat_threshold(256)).double().mean() > 0.9  # bounded weights: k is below 0
     # twice the variance in Z = 2 dimensions: E[w]^2 / E[w^2] = (sqrt(3) / 2)^2, of a Gaussian weight
     assert abs(healthy.ess.mean().item() / 256 - 3 / 4) < 0.02
-    narrow = LatentModel(
+    narrow = Encoded(
         lambda x: Normal(LINEAR.posterior(x)[0], 0.02), decoder, num_samples=256, prepare=prepare
     )
     # weights without a mean, of which a fit to the largest of 256 sees most
@@ -118,7 +154,7 @@ def test_every_channel_and_pixel_of_an_image_and_every_axis_of_a_latent_counts()
         assert z.shape[1:] == (2, 4, 4)
         return Bernoulli(probs=torch.tensor(probs).expand(len(z), 3, 8, 6))
 
-    model = LatentModel(q, p, num_samples=5, batch_size=4, prepare=lambda levels: (levels > 127).double())
+    model = Encoded(q, p, num_samples=5, batch_size=4, prepare=lambda levels: (levels > 127).double())
     expected = np.where(images.images > 127, np.log(probs), np.log1p(-probs)).sum((1, 2, 3))
     np.testing.assert_allclose(model.log_prob(images), expected, rtol=1e-10)
 
@@ -136,7 +172,7 @@ def test_discrete_latents_with_a_prior_of_their_own():
     def q(x):
         return Categorical(logits=joint(x))  # the posterior, with which every sample is exact
 
-    log_px = LatentModel(q, p, num_samples=5, prior=Categorical(weights), prepare=prepare).log_prob(IMAGES)
+    log_px = Encoded(q, p, num_samples=5, prior=Categorical(weights), prepare=prepare).log_prob(IMAGES)
     exact = joint(prepare(torch.tensor(IMAGES.images))).logsumexp(-1)
     np.testing.assert_allclose(log_px, exact, rtol=1e-10)
 
@@ -147,7 +183,7 @@ def test_a_mixture_of_normals_has_real_support():
         parts = MultivariateNormal(mean[:, None].expand(-1, 2, -1), covariance)
         return MixtureSameFamily(Categorical(torch.ones(len(x), 2).double()), parts)
 
-    mixed = LatentModel(q, decoder, 8, prepare=prepare).log_prob(IMAGES)
+    mixed = Encoded(q, decoder, 8, prepare=prepare).log_prob(IMAGES)
     np.testing.assert_allclose(mixed, EXACT, rtol=1e-10)
 
 
@@ -160,7 +196,7 @@ def test_another_prior_counts():
         return MultivariateNormal(1 + 2 * mean, 4 * covariance)
 
     prior = Normal(torch.ones(Z).double(), 2.0)
-    log_px = LatentModel(q, decoder, 4, prior=prior, prepare=prepare).log_prob(IMAGES)
+    log_px = Encoded(q, decoder, 4, prior=prior, prepare=prepare).log_prob(IMAGES)
     exact = other.log_px(prepare(torch.tensor(IMAGES.images)))
     np.testing.assert_allclose(log_px, exact, rtol=1e-10)
 
@@ -181,7 +217,7 @@ def test_noise_follows_from_the_seed_alone_and_is_the_same_for_other_models():
         def noisy(levels):
             return prepare(levels) + torch.rand(len(levels), D)
 
-        one, other = (LatentModel(q, decoder, 4, None, 10, own, noisy) for own in (seed, seed + 1))
+        one, other = (Encoded(q, decoder, 4, None, 10, own, noisy) for own in (seed, seed + 1))
         drawn.clear()
         log_px, noise = one.log_prob(IMAGES), drawn.copy()
         np.testing.assert_array_equal(other.estimate(IMAGES, seed).log_px, log_px)
@@ -272,7 +308,7 @@ def test_levels_become_numbers_from_0_to_1_by_default():
         seen.append(x)
         return Normal(torch.zeros(len(x), Z), 1.0)
 
-    LatentModel(q, lambda z: Normal(torch.zeros(len(z), 1, 32, 32), 1.0), 1).log_prob(IMAGES)
+    Encoded(q, lambda z: Normal(torch.zeros(len(z), 1, 32, 32), 1.0), 1).log_prob(IMAGES)
     assert seen[0].dtype == torch.float32
     np.testing.assert_allclose(seen[0], IMAGES.images / 255.0, rtol=1e-6)
 

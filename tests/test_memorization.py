@@ -8,6 +8,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 
 from memlib.memorization import (
     exchanged,
@@ -72,7 +73,7 @@ def test_scores_and_gaps_equal_direct_loops(estimator, L, K, n, seed):
     scores = memorization_scores(log_px, fold_of, estimator)
     expected = direct(log_px, fold_of, estimator)
     # sums of a few numbers of the order of ten: the absolute error is a few hundred roundings at most
-    for ours, theirs in zip((scores.U, scores.V, scores.M, scores.gap), expected, strict=True):
+    for ours, theirs in zip((scores.U, scores.V, scores.M, scores.gap_by_repeat), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
 
 
@@ -83,9 +84,25 @@ def test_what_the_models_that_saw_an_observation_give_it_more_is_the_score(estim
     more = np.arange(17) / 2
     log_px = np.where(held_out_of(fold_of, 4), -12_000.0, more - 12_000.0)
     scores = memorization_scores(log_px, fold_of, estimator)
-    for values in (scores.M, *scores.gap):
+    for values in (scores.M, *scores.gap_by_repeat):
         np.testing.assert_allclose(values, more, rtol=0, atol=1e-10)
     np.testing.assert_allclose(scores.M_se, 0, atol=1e-10)
+
+
+def test_the_gap_is_the_mean_over_repeats_with_its_textbook_standard_error():
+    scores = memorization_scores(*run_of(L=5))
+    np.testing.assert_allclose(scores.gap, scores.gap_by_repeat.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(scores.gap_se, stats.sem(scores.gap_by_repeat), rtol=1e-12)
+
+
+def test_effective_repeats_count_those_that_share_in_v():
+    """Equal ones count all, one far above the others alone; of weights 3 and 1 it is 16 / 10."""
+    fold_of = np.zeros((4, 3), dtype=int)
+    log_px = np.full((4, 2, 3), -5000.0)
+    log_px[1, 0, 1] += 800
+    log_px[:, 0, 2] += [math.log(3), 0, -np.inf, -np.inf]
+    effective = memorization_scores(log_px, fold_of).effective_repeats
+    np.testing.assert_allclose(effective, [4, 1, 1.6], rtol=1e-9)
 
 
 def test_exchanging_seen_and_held_out_changes_the_sign():
@@ -122,7 +139,7 @@ def test_jackknife_is_the_textbook_formula(estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_single_repeat_has_no_standard_error(estimator):
     scores = memorization_scores(*run_of(L=1), estimator)
-    for values in (scores.U_se, scores.V_se, scores.M_se):
+    for values in (scores.U_se, scores.V_se, scores.M_se, scores.gap_se):
         assert values.shape == (17,) and np.isnan(values).all()
 
 
@@ -160,7 +177,8 @@ def test_an_impossible_observation_keeps_the_others_and_gives_no_warning(estimat
     log_px[0, fold_of[0, 2] - 1, 2] = -np.inf  # under one that did
     log_px[0, :, 3] = -np.inf  # in a repeat
     scores = memorization_scores(log_px, fold_of, estimator, np.ones(log_px.shape))
-    assert scores.U[0] == scores.V[0] == -np.inf and np.isnan(scores.M[0])
+    assert scores.U[0] == scores.V[0] == -np.inf
+    assert np.isnan([scores.M[0], scores.gap[0], scores.effective_repeats[0]]).all()
     assert np.isfinite(scores.M[4:]).all() and np.isfinite(scores.M_se_sampling[4:]).all()
     if L == 1:
         assert scores.M[1] == np.inf
@@ -220,8 +238,9 @@ def test_a_data_set_of_scores_has_them_by_epoch_whatever_the_order_of_dimensions
     scores, expected = memorization(result, estimator), memorization_scores(2 * log_px, fold_of, estimator)
     assert set(scores.data_vars) == set(expected._fields)
     for name, values in zip(expected._fields, expected, strict=True):
-        dims = ("epoch", "repeat", "observation") if name == "gap" else ("epoch", "observation")
-        assert scores[name].dims == dims and scores[name].units == "nats"
+        dims = ("epoch", "repeat", "observation") if name == "gap_by_repeat" else ("epoch", "observation")
+        assert scores[name].dims == dims
+        assert scores[name].units == ("1" if name == "effective_repeats" else "nats")
         np.testing.assert_array_equal(scores[name].sel(epoch=10), values, err_msg=name)
     assert scores.estimator == estimator and scores.folder == "somewhere"
     assert scores.label.values.tolist() == list(range(17))

@@ -1,13 +1,9 @@
 """Planted truth: what is in the sets, how they are kept, and the statistics of what is found in them."""
 
-import math
-
 import numpy as np
-import pandas as pd
 import pytest
-from scipy import stats
 
-from memlib.chapters.planted import KINDS, by_kind, plant
+from memlib.chapters.planted import KINDS, plant
 from memlib.datasets import load_images
 
 SETS = {name: load_images(name) for name in ("digits", "patches")}
@@ -108,26 +104,10 @@ def test_all_images_of_a_set_can_be_used():
     assert set(nine.original) == set(range(9))
 
 
-def test_rows_by_kind_equal_a_direct_computation():
-    planting = PLANTED["digits"]
-    values = np.random.default_rng(0).normal(size=len(planting.images))
-    table = by_kind(planting, values)
+def test_kinds_are_told_with_their_number_and_share_no_image():
+    kinds = PLANTED["digits"].kinds
     names = ["ordinary", "copy, 2 times", "copy, 5 times", "near-duplicate", "outlier"]
-    assert list(table.index) == [*names, "copied outlier, 3 times", "noise"]
-    assert table.images.tolist() == [30, 6, 10, 15, 4, 6, 5]
-    assert table.originals.tolist() == [30, 3, 2, 3, 4, 2, 5]
-    assert table.times.tolist() == [1, 2, 5, 1, 1, 3, 1]
-    for name, row in table.iterrows():
-        assert row.kind == name.partition(",")[0]
-        group = (planting.kind == row.kind) & (planting.copies == row.times)
-        assert row["mean"] == pytest.approx(values[group].mean(), rel=1e-12)
-        means = pd.Series(values[group]).groupby(planting.original[group]).mean()
-        ends = stats.t.interval(0.95, len(means) - 1, means.mean(), means.sem())
-        assert (row.low, row.high) == pytest.approx(ends, rel=1e-9)
-
-
-def test_only_kinds_that_are_there_have_a_row_and_one_original_no_interval():
-    planting = plant(SETS["digits"], 4, {}, near=0, outliers={}, noise=1)
-    table = by_kind(planting, planting.kind == "noise")
-    assert table["mean"].to_dict() == {"ordinary": 0.0, "noise": 1.0}
-    assert table.low["ordinary"] == table.high["ordinary"] == 0 and math.isnan(table.low["noise"])
+    assert list(kinds) == [*names, "copied outlier, 3 times", "noise"]
+    assert [chosen.sum() for chosen in kinds.values()] == [30, 6, 10, 15, 4, 6, 5]
+    assert (np.sum(list(kinds.values()), axis=0) == 1).all()
+    assert list(plant(SETS["digits"], 4, {}, near=0, outliers={}, noise=1).kinds) == ["ordinary", "noise"]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_inference import null, planted
 
-from memlib.chapters.repeats import reliability, repeats_needed, stability
+from memlib.chapters.repeats import repeats_needed, stability
+from memlib.inference import spearman_brown
 from memlib.memorization import memorization
 
 shares = st.floats(0.01, 0.99)
@@ -28,7 +29,7 @@ def test_the_sets_are_any_two_that_share_no_repeat(score):
 
     def scores(repeats):
         part = last.isel(repeat=list(repeats))
-        return memorization(part).gap.mean("repeat") if score == "gap" else memorization(part, score).M
+        return memorization(part).gap if score == "gap" else memorization(part, score).M
 
     for size in (1, 2):
         expected = []
@@ -54,7 +55,7 @@ def test_scores_with_noise_agree_as_their_variances_say():
     expected = 6 / math.pi * np.arcsin(correlation / 2)  # of ranks, where both are normal
     np.testing.assert_allclose(agree["rank"].mean("draw"), expected, atol=0.03)
     first, last = agree["rank"].mean("draw").values[[0, -1]]
-    assert reliability(first, 1, 4) == pytest.approx(last, abs=0.03)
+    assert spearman_brown(first, 1, 4) == pytest.approx(last, abs=0.03)
 
 
 def test_the_seed_chooses_the_sets():
@@ -66,22 +67,22 @@ def test_the_seed_chooses_the_sets():
 
 @settings(max_examples=50)
 @given(shares, counts, counts, counts)
-def test_reliability_goes_there_and_back_and_in_steps(rank, one, two, three):
-    there = reliability(rank, one, two)
-    assert reliability(there, two, one) == pytest.approx(rank, rel=1e-9)
-    assert reliability(there, two, three) == pytest.approx(reliability(rank, one, three), rel=1e-9)
+def test_the_formula_goes_there_and_back_and_in_steps(rank, one, two, three):
+    there = spearman_brown(rank, one, two)
+    assert spearman_brown(there, two, one) == pytest.approx(rank, rel=1e-9)
+    assert spearman_brown(there, two, three) == pytest.approx(spearman_brown(rank, one, three), rel=1e-9)
 
 
 @settings(max_examples=50)
 @given(shares, counts, counts, shares)
 def test_the_repeats_needed_suffice_and_one_less_does_not(rank, repeats, wanted, target):
-    assert repeats_needed(rank, repeats, reliability(rank, repeats, wanted)) == wanted
+    assert repeats_needed(rank, repeats, spearman_brown(rank, repeats, wanted)) == wanted
     needed = repeats_needed(rank, repeats, target)
-    assert needed >= 1 and reliability(rank, repeats, needed) >= target - 1e-7
-    assert needed == 1 or reliability(rank, repeats, needed - 1) < target
+    assert needed >= 1 and spearman_brown(rank, repeats, needed) >= target - 1e-7
+    assert needed == 1 or spearman_brown(rank, repeats, needed - 1) < target
 
 
 def test_runs_that_agree_wholly_need_one_repeat_and_those_that_do_not_infinitely_many():
-    assert reliability(0.0, 2, 100) == 0 and reliability(1.0, 100, 2) == pytest.approx(1)
+    assert spearman_brown(0.0, 2, 100) == 0 and spearman_brown(1.0, 100, 2) == pytest.approx(1)
     assert repeats_needed(1.0, 5, 0.99) == 1 and repeats_needed(0.9, 1, 0.5) == 1
     assert repeats_needed(0.0, 3, 0.8) == repeats_needed(-0.1, 3, 0.8) == math.inf

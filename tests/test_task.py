@@ -22,7 +22,7 @@ TINY = variant(
 
 
 def test_the_health_of_the_scores_is_kept_by_repeat(tmp_path, monkeypatch):
-    """The worst k-hat of its models, how many samples all of them have, and how often each model fails.
+    """The worst k-hat of its models and two versions, how many samples all have, and how often each fails.
 
     A k-hat is too high by the samples behind it: the same one fails with 32 and not with 128.
     """
@@ -31,22 +31,22 @@ def test_the_health_of_the_scores_is_kept_by_repeat(tmp_path, monkeypatch):
     samples = np.where(np.arange(31) % 2, 128, 32)
 
     def spread(*args, **options):
-        assert options["paired"] and options["rescoring"] == 2
         own = original(*args, **options)
         khat = torch.rand(own.khat.shape, generator=torch.Generator().manual_seed(len(scored)))
-        own.num_samples[:] = torch.from_numpy(samples)
+        own.num_samples[:, :] = torch.from_numpy(samples)
         scored.append(own._replace(khat=low + (high - low) * (3 * khat - 1)))
         return scored[-1]
 
     monkeypatch.setattr("memlib.runs.task.score_images", spread)
-    result = run(TINY, root=tmp_path, progress=False)
+    result = run(dataclasses.replace(TINY, versions=2), root=tmp_path, progress=False)
     for i, own in enumerate(scored):
         at = {"repeat": i // 2, "epoch": i % 2}
-        np.testing.assert_array_equal(result.log_px[at], own.log_px)
-        np.testing.assert_array_equal(result.ess[at], own.ess)
-        np.testing.assert_array_equal(result.khat[at], own.khat.amax(0))
+        np.testing.assert_allclose(result.log_px[at], own.log_px.mean(1), rtol=1e-6)
+        np.testing.assert_array_equal(result.log_px_version[at], own.log_px)
+        np.testing.assert_array_equal(result.ess[at], own.ess.amin(1))
+        np.testing.assert_array_equal(result.khat[at], own.khat.amax((0, 1)))
         np.testing.assert_array_equal(result.num_samples[at], samples)
-        share = (own.khat.numpy() > np.where(samples == 32, low, high)).mean(1)
+        share = (own.khat.numpy() > np.where(samples == 32, low, high)).mean((1, 2))
         np.testing.assert_allclose(result.failing[at], share, rtol=1e-6)
     assert len(scored) == 4 and 0 < result.failing.min() and result.failing.max() < 1
 

@@ -1,6 +1,7 @@
 """Closed forms that estimates are held to: of the score (chapter 15), of log p(x) (chapters 03 and 15)."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,24 +14,30 @@ from memlib.checks import Floats, check_range
 from memlib.models import LogitGaussian
 
 
-def gaussian_fold_scores(
-    x: ArrayLike, folds: int, covariance: ArrayLike, seed_variance: float
-) -> tuple[Floats, Floats, Floats]:
+class FoldScores(NamedTuple):
+    """What estimates of the scores approach with many repeats, each float64 (n,), in nats."""
+
+    U: Floats
+    V: Floats
+    gap: Floats
+    M: Floats
+
+
+def gaussian_fold_scores(x: ArrayLike, folds: int, covariance: ArrayLike, seed_variance: float) -> FoldScores:
     r"""Score every observation under a Gaussian whose mean is fitted to all but one fold, with seeds.
 
     A model of a training set T is $N(\bar x_T + \tau \xi, \Sigma)$, with $\xi \sim N(0, I)$ what its seed
     brings. Given T, the probability averaged over seeds is $N(x; \bar x_T, \Sigma + \tau^2 I)$. Over random
     folds $\bar x_T$ is the mean of a sample without replacement, whose mean and covariance are known. Taken
-    as normal, which sums of many are, it gives $N(x; E \bar x_T, \Sigma + \tau^2 I + \mathrm{Cov} \bar x_T)$.
+    as normal, which sums of many are, it gives $N(x; E \bar x_T, \Sigma + C)$ with
+    $C = \tau^2 I + \mathrm{Cov} \bar x_T$, and so U and V. The gap needs only the moments: the mean of log p
+    is $\log N(x; E \bar x_T, \Sigma) - \frac{1}{2} \mathrm{tr} \, \Sigma^{-1} C$.
 
     Args:
         x: (n, d), finite, n a multiple of `folds`, at least 3.
         folds: K >= 2.
         covariance: Sigma, (d, d), positive definite.
         seed_variance: tau^2, 0 or more.
-
-    Returns:
-        U, V and M = U - V, each float64 (n,), in nats: what the estimates approach with many repeats.
 
     Raises:
         ValueError: if an argument is not as above.
@@ -47,17 +54,23 @@ def gaussian_fold_scores(
     square = covariance.shape == (d, d) and np.allclose(covariance, covariance.T)
     if not square or np.linalg.eigvalsh(covariance).min() <= 0:
         raise ValueError(f"covariance is {covariance}; allowed: ({d}, {d}), symmetric and positive definite")
-    size, of_seed = n - n // folds, covariance + seed_variance * np.eye(d)
+    size = n - n // folds
 
-    def log_p(i: int, seen: int) -> float:
-        """Of x_i where it is in T (1) or not (0); the rest of T is drawn from the n - 1 others."""
+    def log_p(i: int, seen: int) -> tuple[float, float]:
+        """Logarithm of the mean of p(x_i), and mean of its logarithm, where x_i is in T (1) or not (0).
+
+        The rest of T is drawn from the n - 1 others.
+        """
         others, drawn = np.delete(x, i, axis=0), size - seen
         mean = (seen * x[i] + drawn * others.mean(axis=0)) / size
         spread = np.cov(others, rowvar=False).reshape(d, d) * (1 - drawn / (n - 1)) * drawn / size**2
-        return multivariate_normal.logpdf(x[i], mean, of_seed + spread)
+        spread += seed_variance * np.eye(d)
+        log_mean = multivariate_normal.logpdf(x[i], mean, covariance + spread)
+        lost = np.trace(np.linalg.solve(covariance, spread)) / 2
+        return log_mean, multivariate_normal.logpdf(x[i], mean, covariance) - lost
 
-    U, V = (np.array([log_p(i, seen) for i in range(n)]) for seen in (1, 0))
-    return U, V, U - V
+    (U, seen), (V, left) = (np.array([log_p(i, s) for i in range(n)]).T for s in (1, 0))
+    return FoldScores(U, V, seen - left, U - V)
 
 
 class LinearGaussian(nn.Module):

@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from numpy.typing import NDArray
 
-from memlib.checks import check_known, check_range
+from memlib.checks import Bools, check_known, check_range
 from memlib.data import ImageSet
 
 KINDS = ("ordinary", "copy", "near-duplicate", "outlier", "copied outlier", "noise")
@@ -46,6 +44,15 @@ class Planted:
     kind: NDArray[np.str_]
     copies: NDArray[np.int64]
     original: NDArray[np.int64]
+
+    @property
+    def kinds(self) -> dict[str, Bools]:
+        """Which images, (n,), are "ordinary", "copy, 2 times", ..., "noise"; of kinds that are there."""
+        return {
+            f"{kind}, {times} times" if times > 1 else kind: (self.kind == kind) & (self.copies == times)
+            for kind in KINDS
+            for times in np.unique(self.copies[self.kind == kind]).tolist()
+        }
 
 
 def plant(
@@ -117,33 +124,6 @@ def _shuffled(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.
     squares = image.reshape(C, rows, BLOCK, columns, BLOCK).transpose(1, 3, 0, 2, 4)
     mixed = rng.permutation(squares.reshape(rows * columns, C, BLOCK, BLOCK)).reshape(squares.shape)
     return mixed.transpose(2, 0, 3, 1, 4).reshape(image.shape)
-
-
-def by_kind(planted: Planted, values: ArrayLike) -> pd.DataFrame:
-    """Means of values over what was planted, copies by their number.
-
-    Args:
-        planted: the set.
-        values: one of each of its images, (n,).
-
-    Returns:
-        A row for each of "ordinary", "copy, 2 times", ..., "near-duplicate", "outlier", "noise" that is
-        there, with its `kind`, `times` in the set, `images`, `originals`, the `mean` over images and its
-        95 % interval, `low`, `high`: by Student's t over the means of the originals, as images of one
-        original are no independent cases; NaN where there is one original only.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if values.shape != planted.kind.shape:
-        raise ValueError(f"values are {values.shape}; allowed: {planted.kind.shape}, one of each image")
-    sort = {"kind": pd.Categorical(planted.kind, KINDS), "times": planted.copies}
-    each = pd.DataFrame(sort | {"original": planted.original, "value": values})
-    rows = each.groupby(list(sort), observed=True)
-    table = rows.agg(images=("value", "size"), originals=("original", "nunique"), mean=("value", "mean"))
-    means = each.groupby([*sort, "original"], observed=True).value.mean().groupby(list(sort), observed=True)
-    reach = stats.t.ppf(0.975, table.originals - 1) * means.sem()
-    table = table.assign(low=means.mean() - reach, high=means.mean() + reach)
-    names = [f"{kind}, {times} times" if times > 1 else kind for kind, times in table.index]
-    return table.reset_index().set_index(pd.Index(names))
 
 
 def cheat(kind: str, images: NDArray[np.uint8], count: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -119,9 +119,9 @@ def run(
 def scores(experiment: str, root: Path | None, out: Path, **fields: Any) -> None:
     """Write the scores of EXPERIMENT, which has been run, as a Parquet file.
 
-    One row per evaluated epoch and image: U, V, M by the paper's and by the matched estimator with standard
-    errors, p-value, Pareto k-hat, counts. Every column carries its unit and meaning as metadata. Options are
-    those that the experiment was run with; nothing is trained.
+    One row per evaluated epoch and image: the gap, and U, V, M by the paper's and by the matched estimator,
+    with standard errors, p-value, Pareto k-hat, counts. Every column carries its unit and meaning as
+    metadata. Options are those that the experiment was run with; nothing is trained.
     """
     from memlib.runs import score_file
 

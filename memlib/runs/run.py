@@ -19,14 +19,13 @@ import xarray as xr
 import memlib.runs.store as store
 from memlib.data import ImageSet
 from memlib.device import check_device, choose_device
-from memlib.ensemble import Ensemble
 from memlib.experiment import Experiment
 from memlib.runs.checkpoints import Checkpoints
 from memlib.runs.cost import Estimate, cost, estimate
 from memlib.runs.executors import processes, progress_bar
 from memlib.runs.job import Job, job_of
 from memlib.runs.store import Member, StoreError
-from memlib.runs.task import PARAMETER, Task
+from memlib.runs.task import Task
 from memlib.runs.worker import (
     LOG,
     WAIT_SECONDS,
@@ -345,14 +344,3 @@ def _assembled(job: Job) -> xr.Dataset:
         request=json.dumps(job.scoring),
         runs=json.dumps([record["run"] for record in records]),
     )
-
-
-def full_model(result: xr.Dataset, device: str | None = None) -> Ensemble:
-    """The model trained on all images behind a result of `run`, an ensemble of one in evaluation mode."""
-    request = json.loads(result.request)
-    arrays, _ = store.read(store.member_path(Path(result.folder), None), store.training_part(request))
-    names = {f.name for f in dataclasses.fields(Experiment)} - {"images"}
-    experiment = Experiment(**{name: value for name, value in request.items() if name in names})
-    state = {name.removeprefix(PARAMETER): a for name, a in arrays.items() if name.startswith(PARAMETER)}
-    template = experiment.build(result.sizes["channel"])
-    return Ensemble.from_state(template, state, choose_device(device)).train(False)

@@ -17,7 +17,7 @@ from memlib.data import ImageSet
 from memlib.inference import p_values
 from memlib.memorization import memorization
 
-SCHEMA_VERSION = 1  # to be raised whenever a column changes its name or meaning
+SCHEMA_VERSION = 2  # to be raised whenever a column changes its name or meaning
 
 
 class Column(NamedTuple):
@@ -40,6 +40,7 @@ _NATS = {
     "M_matched": "M by the matched estimator, 0 on average where nothing is memorized",
     "M_matched_se": "standard error of M_matched",
     "gap": "mean log-probability under models that trained on the image minus under those that did not",
+    "gap_se": "standard error of gap over repeats; Student's t with repeats - 1 degrees of freedom",
 }
 SCHEMA: dict[str, Column] = {
     "epoch": Column(pa.int32(), "", "passes over the training images; 0 for models of another training"),
@@ -47,6 +48,7 @@ SCHEMA: dict[str, Column] = {
     "image_sha256": Column(pa.string(), "", "SHA-256 of the image's bytes, (channel, row, column)"),
     "label": Column(pa.int64(), "", "class of the image"),
     **{name: Column(pa.float64(), "nats", text) for name, text in _NATS.items()},
+    "effective_repeats": Column(pa.float64(), "", "Kish's number of repeats behind V, and so behind M"),
     "p_value": Column(pa.float64(), "", "of the hypothesis that training on the image makes no difference"),
     "khat": Column(pa.float32(), "", "largest Pareto k-hat among all models; null without such weights"),
     "ess": Column(pa.float32(), "", "smallest effective sample size among all models; null as khat"),
@@ -75,7 +77,7 @@ def score_table(result: xr.Dataset, images: ImageSet) -> pd.DataFrame:
         "U_matched": matched.U,
         "M_matched": matched.M,
         "M_matched_se": matched.M_se,
-        "gap": paper.gap.mean("repeat"),
+        "effective_repeats": paper.effective_repeats,
         "p_value": p_values(result),
         **dict.fromkeys(("khat", "ess", "num_samples"), np.nan),
         "models_seen": L * (K - 1),

@@ -7,7 +7,7 @@ from .memorization import exchanged, highly_memorized, memorization
 from .runs.certify import certify
 from .runs.cross_fit import cross_fit, score_models
 from .runs.latent_model import LatentModel
-from .runs.models import full_model
+from .runs.models import fold_models, full_model
 from .runs.run import prune, remaining, run, stored
 from .runs.score_file import score_table, write_scores
 
@@ -20,6 +20,7 @@ __all__ = [
     "cross_fit",
     "exchanged",
     "figures",
+    "fold_models",
     "full_model",
     "highly_memorized",
     "interval",

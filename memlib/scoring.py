@@ -15,7 +15,7 @@ from memlib.ensemble import Ensemble, Streams, Tick, draws
 from memlib.experiment import Precision, ProposalName
 from memlib.models import VAE, Likelihood
 from memlib.proposals import POINTS, LogJoint, Proposal, fit, refined, weigh
-from memlib.psis import khat_threshold, pareto_k
+from memlib.psis import FEWEST, khat_threshold, pareto_k, tail_length
 
 # Decoder outputs (E * B * S * D) held at once: in float32 1 MiB, half of one core's second-level cache.
 TILE = 2**18
@@ -129,7 +129,8 @@ def fitted_log_px(
 
     Where Pareto k-hat says that S samples do not suffice, the proposal is refined once more and the estimate
     is that of twice as many fresh samples, up to 8 S of them. To look first makes p(x) too low by a few
-    percent at most; samples that served a fit would make it far too low, and are not used.
+    percent at most; samples that served a fit would make it far too low, and are not used. With 20 samples or
+    fewer nothing is known of k-hat, and the first look is the last.
 
     Args:
         joint: log p(y, z) of some of the images.
@@ -144,7 +145,7 @@ def fitted_log_px(
     proposal = fit(joint(every), mean, log_var, generator)
     result = summary(weigh(joint(every), proposal, num_samples, generator))
     failing = result.khat > khat_threshold(num_samples)
-    for _ in range(LOOKS):
+    for _ in range(LOOKS if tail_length(num_samples) >= FEWEST else 0):
         chosen = (
             failing.reshape(-1, failing.shape[-1]).any(0).nonzero().squeeze(1)
         )  # images, whichever model fails

@@ -73,8 +73,8 @@ def test_result_has_the_named_dimensions_and_folds_of_equal_size(stored):
     np.testing.assert_array_equal(result.label, images.labels)
     np.testing.assert_array_equal(result["index"], images.index)
     assert result.samples.shape == validation.images.shape
-    # four samples are too few for a k-hat, and so are eight and sixteen
-    assert (result.num_samples == 32).all() and np.isfinite(result.khat).all()
+    # four samples are too few for a k-hat
+    assert (result.num_samples == 4).all() and np.isposinf(result.khat).all() and (result.failing == 1).all()
     assert np.isfinite(result.log_px).all() and (result.ess >= 1).all()
     facts = json.loads(result.runs)
     assert [f["stage"] for f in facts] == ["training"] * 3 + ["scoring"] * 4
@@ -393,7 +393,7 @@ def test_a_file_that_is_not_seen_here_says_so(tmp_path, monkeypatch):
             {"noise": "paper", "proposal": "encoder"},
             [[-440343.6, -440391.8], [-440205.0, -440328.7]],
         ),
-        ("digits-lr3", {}, [[-15540.50, -15265.89], [-12849.09, -12467.80]]),
+        ("digits-lr3", {}, [[-15692.30, -15527.82], [-12990.78, -12962.75]]),
     ],
     ids=["patches as the paper", "digits"],
 )

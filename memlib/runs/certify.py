@@ -30,6 +30,7 @@ def certify(
     count: int = 4,
     chains: int = 16,
     temperatures: int = 100,
+    num_samples: int | None = None,
     repeat: int = 0,
     seed: int = 0,
     device: str | None = None,
@@ -48,6 +49,7 @@ def certify(
         count: images of each kind per model, at most the images of a fold.
         chains: of every image, 1 or more.
         temperatures: steps of annealing, 1 or more; bounds come closer with more of them.
+        num_samples: S of the estimates that are judged; by default the result's.
         repeat: whose K models are certified, after the last epoch.
         seed: of the images that are chosen and of all noise.
         device: as in `memlib.run`.
@@ -59,8 +61,8 @@ def certify(
         nats, in pixel space as `result.log_px`:
 
         - `lower`, `upper`: bounds, in expectation; `upper` is NaN but for simulated images.
-        - `log_px` (estimator, ...): estimates as a run makes them, with the result's number of samples and
-          precision, by the `estimator` "fitted" and by "encoder".
+        - `log_px` (estimator, ...): estimates as a run makes them, with S samples and the result's precision,
+          by the `estimator` "fitted" and by "encoder".
         - `error` (estimator, ...): estimates minus the middle of the bounds, or minus `lower`, the only one.
         - `accepted`: the share of moves forward that were accepted; near 0, chains hardly move.
         - `index`: of training images, their position in the data set; -1 for simulated ones.
@@ -71,7 +73,8 @@ def certify(
     """
     check_images(result, images)
     model, request = fold_models(result, repeat, device).part(slice(None)), json.loads(result.request)
-    check_whole(1, count=count, chains=chains, temperatures=temperatures)
+    S = request["num_samples"] if num_samples is None else num_samples
+    check_whole(1, count=count, chains=chains, temperatures=temperatures, num_samples=S)
     check_whole(0, seed=seed)
     fold_of, K = result.fold_of.values[repeat], len(model)
     check_range(1, int(np.bincount(fold_of).min()), count=count)
@@ -91,7 +94,9 @@ def certify(
                 for start in range(0, count, size):
                     part = slice(start, start + size)
                     own = None if exact is None else exact[:, part]
-                    parts.append(_bounded(model, y[:, part], own, request, chains, temperatures, generator))
+                    parts.append(
+                        _bounded(model, y[:, part], own, request, S, chains, temperatures, generator)
+                    )
                     bar.update(parts[-1]["lower"].numel())
                 for name, row in rows.items():
                     row.append(torch.cat([p[name] for p in parts], dim=-1))
@@ -117,6 +122,7 @@ def _bounded(
     y: Tensor,
     exact: Tensor | None,
     request: dict,
+    num_samples: int,
     chains: int,
     temperatures: int,
     generator: torch.Generator,
@@ -130,8 +136,8 @@ def _bounded(
     upper = torch.full_like(lower, torch.nan)
     if exact is not None:
         upper = annealed(joint, *around, exact=exact, **steps).upper()
-    S, precision = request["num_samples"], request["scoring_precision"]
-    estimates = [log_px(model, y, S, generator, kind, precision).log_px for kind in ESTIMATORS]
+    precision = request["scoring_precision"]
+    estimates = [log_px(model, y, num_samples, generator, kind, precision).log_px for kind in ESTIMATORS]
     pixels = model.likelihood.log_jacobian(y)
     return {
         "lower": lower + pixels,

@@ -14,7 +14,7 @@ from memlib.device import products
 from memlib.ensemble import Ensemble, Streams, Tick, draws
 from memlib.experiment import Precision, ProposalName
 from memlib.models import VAE, Likelihood
-from memlib.proposals import POINTS, LogJoint, Proposal, fit, refined, weigh
+from memlib.proposals import POINTS, LogJoint, Proposal, WithGradient, fit, refined, weigh
 from memlib.psis import FEWEST, khat_threshold, pareto_k, tail_length
 
 # Decoder outputs (E * B * S * D) held at once: in float32 1 MiB, half of one core's second-level cache.
@@ -101,7 +101,18 @@ def log_joint(
                 log_p[tile] += evaluated(z[tile], y[tile[:2]], log_prob or model.likelihood.log_prob)
         return log_p
 
-    return joint
+    @torch.enable_grad()
+    def gradient(z: Tensor) -> Tensor:
+        z = z.detach().requires_grad_()
+        with products(precision, y.device):
+            parameters = [p.unflatten(1, z.shape[1:3]) for p in model.decode(z.flatten(1, 2))]
+            slopes = model.likelihood.gradient(y[:, :, None], *(p.detach() for p in parameters))
+            pairs = zip(parameters, slopes, strict=True)
+            ends = [(p.expand_as(s), s.to(p.dtype)) for p, s in pairs if p.requires_grad]
+            outputs, slopes = zip(*ends, strict=True)
+            return torch.autograd.grad(outputs, z, slopes)[0] - z.detach()
+
+    return WithGradient(joint, gradient)
 
 
 def summary(log_w: Tensor) -> LogProb:

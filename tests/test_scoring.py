@@ -15,9 +15,12 @@ from vaes import KINDS, generator, models, pictures, stacked
 from memlib.chapters.exact import LinearGaussian
 from memlib.device import compiler_works
 from memlib.ensemble import Ensemble, perturbed
+from memlib.proposals import gradient
 from memlib.psis import khat_threshold, tail_length
 from memlib.scoring import (
+    _members,
     compiled_log_prob,
+    log_joint,
     log_px,
     score_images,
     standard_error,
@@ -289,6 +292,20 @@ def test_compiled_scores_are_the_same_up_to_rounding(backend, kind, monkeypatch)
     compiled = score_images(model, images, 20, generator(0), proposal="encoder", compiled=True)
     assert traced == [model.likelihood.log_prob]
     torch.testing.assert_close(compiled.log_px, eager.log_px, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, ("conv", "gaussian-scalar", 3)])
+def test_the_gradient_of_log_p_is_the_traced_one(kind):
+    """With models of all kinds together and, as a CPU has them, alone."""
+    model, images = stacked(*kind).train(False), pictures(5, kind[-1])
+    y = perturbed(model.likelihood, images.flatten(1).expand(len(model), -1, -1), generator(0), torch.float64)
+    z = torch.randn(len(model), 5, 40, model.latent_dim, generator=generator(1), dtype=torch.float64)
+    joint = log_joint(model, y)
+    expected = gradient(joint.value, z)
+    torch.testing.assert_close(gradient(joint, z), expected)
+    for e, alone in enumerate(_members(model, FEW)):
+        found = gradient(log_joint(alone, y[e : e + 1]), z[e : e + 1])
+        torch.testing.assert_close(found, expected[e : e + 1])
 
 
 def limit(monkeypatch, value):

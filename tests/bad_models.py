@@ -154,7 +154,7 @@ MODELS = [
         "prior is over the shape (), and the encoder's latents have the shape (2,); allowed: the same",
     ),
     model(
-        "memlib.LatentModel(lambda x: LogNormal(torch.zeros(len(x), 2), 1), decode).log_prob(digits)",
+        "memlib.LatentModel(lambda x: LogNormal(torch.zeros(len(x), 2), 1), decode, proposal='encoder').log_prob(digits)",
         "prior is None, and the encoder's latents have the support GreaterThan(lower_bound=0.0)",
     ),
     model(
@@ -166,7 +166,7 @@ MODELS = [
         "log_prob of the prior returned torch.float16; allowed: floating point of 32 bits or more",
     ),
     model(
-        "memlib.LatentModel(decode, decode, prior=Normal(torch.zeros(1, 32, 32), 1)).log_prob(digits)",
+        "memlib.LatentModel(decode, decode, prior=Normal(torch.zeros(1, 32, 32), 1), proposal='encoder').log_prob(digits)",
         "prior has the support Real(), and the encoder's latents Boolean(); allowed: both discrete, or both",
     ),
     model(

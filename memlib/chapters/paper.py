@@ -96,7 +96,11 @@ def table_row(
     check_known("experiment", experiment, EXPERIMENTS)
     request, sizes, asked = json.loads(result.request), result.sizes, EXPERIMENTS[experiment]
     n, L, K = (sizes[dim] for dim in ("observation", "repeat", "fold"))
-    smaller, others = [], ["shared noise"] if request["noise"] == "paired" else []
+    other_ways = {
+        "shared noise": request["noise"] == "paired",
+        "fitted proposals": request["proposal"] == "fitted",
+    }
+    smaller, others = [], [way for way, taken in other_ways.items() if taken]
     if reported := REPORTED.get(experiment):
         pairs = {
             "images": (n, reported.num_images),

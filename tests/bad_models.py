@@ -155,7 +155,7 @@ MODELS = [
     ),
     model(
         "memlib.LatentModel(lambda x: LogNormal(torch.zeros(len(x), 2), 1), decode).log_prob(digits)",
-        "proposal is 'fitted', and the encoder's latents have the support GreaterThan(lower_bound=0.0); allow",
+        "proposal is 'fitted', and the encoder's latents have the support GreaterThan(lower_bound=0.0); allo",
     ),
     model(
         "memlib.LatentModel(lambda x: Normal(torch.zeros(2), 1), decode).log_prob(digits)",

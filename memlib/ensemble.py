@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from memlib.decoding import folded
 from memlib.device import check_precision, products
 from memlib.experiment import Precision
 from memlib.models import SIDE, VAE, Likelihood
@@ -144,6 +145,7 @@ class Ensemble:
         for e in range(len(self)):
             vae = copy.deepcopy(self.template).train(False)
             vae.load_state_dict({name: t[e].detach() for name, t in self._named().items()}, assign=True)
+            vae.decoder.trunk = folded(vae.decoder.trunk)
             for layer in vae.modules():
                 convolution = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
                 if convolution:

@@ -30,6 +30,7 @@ class Likelihood(Protocol):
 
     def perturb(self, images: Tensor, uniform: Tensor) -> Tensor: ...
     def log_prob(self, y: Tensor, *parameters: Tensor) -> Tensor: ...
+    def gradient(self, y: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]: ...
     def log_jacobian(self, y: Tensor) -> Tensor: ...
     def sample(self, generator: torch.Generator, *parameters: Tensor) -> Tensor: ...
     def pixels(self, *parameters: Tensor) -> Tensor: ...
@@ -58,13 +59,20 @@ class Bernoulli:
         logits = logits.to(y.dtype)
         if logits.requires_grad:
             return (y * logits - F.softplus(logits)).sum(-1)
-        # log(1 + e^l) = max(l, 0) + log(1 + e^-|l|); 16 terms, each between 1 and 2, share one logarithm
+        # log p = min(l, 0) - log(1 + e^-|l|) with l the logit of the pixel's own value;
+        # 16 terms, each between 1 and 2, share one logarithm
+        logits = (2 * y - 1) * logits
         terms = logits.abs().neg_().exp_().add_(1)
         for _ in range(4):
             if terms.shape[-1] % 2 == 0:
                 first, second = terms.chunk(2, dim=-1)
                 terms = first * second
-        return (y * logits).sub_(logits.relu()).sum(-1) - terms.log().sum(-1)
+        return logits.clamp_(max=0).sum(-1) - terms.log().sum(-1)
+
+    def gradient(self, y: Tensor, logits: Tensor) -> tuple[Tensor]:
+        """Derivatives of the terms of `log_prob` with respect to the logits, of their common shape."""
+        mean = torch.sigmoid(logits.to(y.dtype))
+        return (torch.sub(y, mean, out=mean),)
 
     def log_jacobian(self, y: Tensor) -> Tensor:
         """Zero, (...,): binary pixels are not transformed."""
@@ -106,6 +114,12 @@ class LogitGaussian:
         mean, log_var = mean.to(y.dtype), log_var.to(y.dtype)
         squares = (y - mean).square() * torch.exp(-log_var)
         return -0.5 * (squares + log_var + math.log(2 * math.pi)).sum(-1)
+
+    def gradient(self, y: Tensor, mean: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives of the terms of `log_prob` with respect to mean and log-variance."""
+        distance = y - mean.to(y.dtype)
+        slope = distance * torch.exp(-log_var.to(y.dtype))
+        return slope, distance.mul_(slope).sub_(1).mul_(0.5)
 
     def log_jacobian(self, y: Tensor) -> Tensor:
         r"""What takes a log-density in logit space to pixel space, in nats.

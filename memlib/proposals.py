@@ -8,7 +8,7 @@ Everything here works on any leading axes, such as (E, B) for images under model
 
     log_joint(z), from latents (..., P, Z) to log p(y, z) in nats, (..., P),
 
-which has to be differentiable.
+which has to be differentiable, or a `WithGradient`.
 """
 
 import math
@@ -20,6 +20,18 @@ import torch
 from torch import Tensor
 
 LogJoint = Callable[[Tensor], Tensor]
+
+
+class WithGradient(NamedTuple):
+    """log p(y, z) as above, and its gradient with respect to z, (..., P, Z), where that is known by itself:
+    the value, which takes as long as a small decoder, is not computed on the way."""
+
+    value: LogJoint
+    gradient: Callable[[Tensor], Tensor]
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.value(z)
+
 
 AGAIN = 0.5  # pace of a step where the first ones did not suffice
 LOG_VAR = (-12.0, 6.0)  # of an encoder, within which a fit starts
@@ -108,11 +120,14 @@ def rule_of(latent_dim: int) -> Rule:
 
 def gradient(log_joint: LogJoint, z: Tensor) -> Tensor:
     """Gradients of log p(y, z), (..., P, Z), at latents of that shape; zero where there is none."""
-    parts = []
-    for part in z.split(POINTS, dim=-2):
+
+    def traced(z: Tensor) -> Tensor:
         with torch.enable_grad():
-            part = part.detach().requires_grad_()
-            parts.append(torch.autograd.grad(log_joint(part).sum(), part)[0])
+            z = z.requires_grad_()
+            return torch.autograd.grad(log_joint(z).sum(), z)[0]
+
+    own = log_joint.gradient if isinstance(log_joint, WithGradient) else traced
+    parts = [own(part) for part in z.detach().split(POINTS, dim=-2)]
     return torch.cat(parts, dim=-2).nan_to_num(0, 0, 0)
 
 

@@ -6,20 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from memlib.checks import check_one_of, check_range
+from memlib.decoding import FEWEST_SAMPLES, PerceptronDecoder
 from memlib.device import products
 from memlib.ensemble import Ensemble, Streams, Tick, draws
 from memlib.experiment import Precision, ProposalName
-from memlib.models import VAE, Decoder, Likelihood
-from memlib.proposals import POINTS, LogJoint, Proposal, fit, refined, weigh
+from memlib.models import VAE, Likelihood
+from memlib.proposals import POINTS, LogJoint, Proposal, WithGradient, fit, refined, weigh
 from memlib.psis import FEWEST, khat_threshold, pareto_k, tail_length
 
 # Decoder outputs (E * B * S * D) held at once: in float32 1 MiB, half of one core's second-level cache.
 TILE = 2**18
 DEVICE_TILE = 2**27  # the same on a GPU: 512 MiB
-FEWEST_SAMPLES = 64  # of an image on a CPU, from which on it pays to leave out hidden units that are off
 BLOCK = 512  # images whose pixels are binarized or dequantized at once
 NOISE = 2**22  # latent noise (E * B * S * Z) held at once, at most
 FEWEST_FITTED = 16  # images whose proposals are fitted at once
@@ -101,7 +101,18 @@ def log_joint(
                 log_p[tile] += evaluated(z[tile], y[tile[:2]], log_prob or model.likelihood.log_prob)
         return log_p
 
-    return joint
+    @torch.enable_grad()
+    def gradient(z: Tensor) -> Tensor:
+        z = z.detach().requires_grad_()
+        with products(precision, y.device):
+            parameters = [p.unflatten(1, z.shape[1:3]) for p in model.decode(z.flatten(1, 2))]
+            slopes = model.likelihood.gradient(y[:, :, None], *(p.detach() for p in parameters))
+            pairs = zip(parameters, slopes, strict=True)
+            ends = [(p.expand_as(s), s.to(p.dtype)) for p, s in pairs if p.requires_grad]
+            outputs, slopes = zip(*ends, strict=True)
+            return torch.autograd.grad(outputs, z, slopes)[0] - z.detach()
+
+    return WithGradient(joint, gradient)
 
 
 def summary(log_w: Tensor) -> LogProb:
@@ -204,61 +215,6 @@ def log_px(
         return fitted_log_px(joint, mean, log_var, num_samples, generator)
     z, log_q = Proposal.diagonal(mean, log_var).sample(num_samples, generator)
     return summary(joint(slice(None))(z) - log_q)
-
-
-class PerceptronDecoder:
-    """A decoder of linear layers and ReLUs.
-
-    The samples of one image lie close together in latent space. Hidden units that a ReLU leaves off in all of
-    them, a few early in training and about half late, contribute nothing to the next layer and are left out
-    of its product: exact, up to the order of summation.
-
-    Hidden layers are held transposed, (units, rows), with a last unit that is always 1, whose weight is the
-    bias: so selecting units copies whole rows.
-
-    Args:
-        decoder: one that it `takes`.
-        rows: samples that belong together, those of an image.
-    """
-
-    def __init__(self, decoder: Decoder, rows: int):
-        self._rows = rows
-        layers = [layer for layer in decoder.trunk if isinstance(layer, nn.Linear)]
-        self._weights = [torch.cat([m.weight.t(), m.bias[None]]).contiguous() for m in layers]  # (I + 1, O)
-        self._buffers: dict[str, Tensor] = {}
-
-    @staticmethod
-    def takes(decoder: Decoder) -> bool:
-        """Whether `decoder` gives one output per pixel, and of linear layers and ReLUs alone."""
-        perceptron = all(isinstance(layer, nn.Linear | nn.ReLU) for layer in decoder.trunk)
-        return perceptron and decoder.outputs == 1 and decoder.log_var is None
-
-    def __call__(self, z: Tensor) -> tuple[Tensor]:
-        """Decode z (R, Z) to (R, D), in memory that the next call overwrites."""
-        out = self._memory("out", len(z), self._weights[-1].shape[1])
-        for block, result in zip(z.to(out.dtype).split(self._rows), out.split(self._rows), strict=True):
-            h = torch.cat([block.t(), block.new_ones(1, len(block))])  # (Z + 1, rows)
-            weight = self._weights[0]
-            for depth, following in enumerate(self._weights[1:]):
-                units = self._memory(f"units {depth}", weight.shape[1] + 1, len(block))
-                torch.mm(weight.t(), h, out=units[:-1])
-                units[-1] = 1
-                on = (units.amax(1) > 0).nonzero().squeeze(1)
-                h = self._selected(f"on {depth}", units, on).relu_()
-                weight = self._selected(f"weight {depth}", following, on)
-            torch.mm(h.t(), weight, out=result)
-        return (out,)
-
-    def _selected(self, name: str, matrix: Tensor, rows: Tensor) -> Tensor:
-        selected = self._memory(name, len(matrix), matrix.shape[1])[: len(rows)]
-        return torch.index_select(matrix, 0, rows, out=selected)
-
-    def _memory(self, name: str, *shape: int) -> Tensor:
-        """The matrix of that name: made once, since fresh memory costs as much as the work in it."""
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.shape != shape:
-            buffer = self._buffers[name] = self._weights[0].new_empty(shape)
-        return buffer
 
 
 class _One:

@@ -155,7 +155,7 @@ MODELS = [
     ),
     model(
         "memlib.LatentModel(lambda x: LogNormal(torch.zeros(len(x), 2), 1), decode).log_prob(digits)",
-        "prior is None, and the encoder's latents have the support GreaterThan(lower_bound=0.0)",
+        "proposal is 'fitted', and the encoder's latents have the support GreaterThan(lower_bound=0.0); allo",
     ),
     model(
         "memlib.LatentModel(lambda x: Normal(torch.zeros(2), 1), decode).log_prob(digits)",
@@ -163,11 +163,11 @@ MODELS = [
     ),
     model(
         "memlib.LatentModel(lambda x: Normal(encode(x).mean.half(), 1), decode).log_prob(digits)",
-        "log_prob of the prior returned torch.float16; allowed: floating point of 32 bits or more",
+        "log_prob of the encoder returned torch.float16; allowed: floating point of 32 bits or more",
     ),
     model(
         "memlib.LatentModel(decode, decode, prior=Normal(torch.zeros(1, 32, 32), 1)).log_prob(digits)",
-        "prior has the support Real(), and the encoder's latents Boolean(); allowed: both discrete, or both",
+        "proposal is 'fitted', and the encoder's latents have the support Boolean(); allowed: proposal=",
     ),
     model(
         'memlib.models.build_vae("mlp", "bernoulli", channels=1, latent_dim=2).encoder(torch.ones(9, 2304))',

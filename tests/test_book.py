@@ -235,8 +235,10 @@ def test_table_of_contents_has_every_page_once():
         assert places == list(range(places[0], places[-1] + 1)), (
             f"pages of {experiment} do not stand together"
         )
-        first = [of[listed[i]].notebook for i in places[:4]]
-        assert first == ["04-memorized", "05-training", "06-outliers", "07-neighbors"]
+        notebooks = [of[listed[i]].notebook for i in places]
+        order = ("04-memorized", "05-training", "06-outliers", "07-neighbors")
+        first = [notebook for notebook in order if notebook in notebooks]
+        assert notebooks[: len(first)] == first
 
 
 def test_every_notebook_is_a_page_and_every_size_loads():

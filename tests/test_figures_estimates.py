@@ -112,7 +112,7 @@ def test_intervals_stand_in_order_and_wear_the_color_of_their_group():
         np.testing.assert_allclose(ends, np.column_stack([M - reach, M + 2 * reach])[order])
         assert to_hex(container[0].get_color()) == color.lower()
         assert to_hex(container[2][0].get_color()[0]) == color.lower()
-    assert legend(axes) == ["others", "memorized"] and axes.get_ylabel() == "$M$ (nats)"
+    assert legend(axes) == ["others", "memorized"] and axes.get_ylabel() == "gap (nats)"
     (line,) = dashed(axes)
     assert set(line.get_ydata()) == {0}
 

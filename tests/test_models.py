@@ -95,6 +95,16 @@ def test_bernoulli_log_prob_is_the_textbook_sum(D, differentiable):
         assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("density", [Bernoulli(), LogitGaussian()])
+def test_gradients_are_those_of_log_prob(density):
+    draw = torch.Generator().manual_seed(0)
+    parameters = [8 * torch.randn(5, 12, generator=draw, dtype=torch.float64) for _ in range(density.outputs)]
+    y = (torch.rand(5, 12, generator=draw) < 0.5).double()
+    traced = [p.clone().requires_grad_() for p in parameters]
+    expected = torch.autograd.grad(density.log_prob(y, *traced).sum(), traced)
+    torch.testing.assert_close(density.gradient(y, *parameters), expected)
+
+
 def test_binarization_keeps_black_and_white_and_has_the_right_rate():
     generator = torch.Generator().manual_seed(0)
     gray = torch.tensor([0, 255, 51], dtype=torch.uint8)

@@ -43,6 +43,10 @@ def test_a_template_has_pages_of_the_experiments_listed_for_it(tmp_path):
         Page("score-two", "score", "Score: second", {"experiment": "two"}),
         Page("index", "index", None, {}),
     ]
+    chosen["chapters"]["more-two"] = {"rate": 0.25}
+    write_params(tmp_path, templates=({"more": ["two"]}, "score"), **chosen)
+    [page, *_] = load_pages("quick", tmp_path / "book")
+    assert page.parameters == {"experiment": "two", "rate": 0.25}
     write_params(tmp_path, "published", ("score", {"more": ["two"]}), experiments={"one": {}})
     assert [page.name for page in load_pages("published", tmp_path / "book")] == ["score-one"]
 

@@ -8,6 +8,7 @@ import xarray as xr
 
 from memlib import EXPERIMENTS
 from memlib.chapters import paper
+from memlib.inference import Corrected
 
 TEXTS = {"paper": "p", "here": "h", "verdict": "v"}
 
@@ -17,7 +18,7 @@ def result_of(experiment: str, n: int, L: int, K: int, **request) -> xr.Dataset:
     fields = paper.settings(experiment) if experiment in paper.REPORTED else {}
     asked = {
         "images": EXPERIMENTS[experiment].images,
-        **{"epochs": 1, "num_samples": 2, "width": 32, "noise": "paired"},
+        **{"epochs": 1, "num_samples": 2, "width": 32, "noise": "paired", "proposal": "encoder"},
     }
     attrs = {"request": json.dumps(asked | fields | request)}
     return xr.Dataset({"log_px": (("observation", "repeat", "fold"), np.zeros((n, L, K)))}, attrs=attrs)
@@ -74,7 +75,7 @@ def test_the_row_of_the_papers_own_run_has_no_difference():
             "cifar10-jpeg instead of cifar10",
             "v",
         ),
-        ("digits-lr3", (100, 2, 3), {}, "shared noise", "v"),
+        ("digits-lr3", (100, 2, 3), {"proposal": "fitted"}, "shared noise, fitted proposals", "v"),
     ],
 )
 def test_rows_name_what_a_run_is_not(experiment, sizes, request_, differences, verdict):
@@ -112,8 +113,13 @@ def test_extremes(experiment, M, verdict):
         assert row["paper"] == "M from -18 to 200, median 4.4 nats"
 
 
+def relation(corrected: float, low: float, high: float) -> Corrected:
+    verdict = "positive" if low > 0 else "negative" if high < 0 else "undecided"
+    return Corrected(0.0, 0.5, corrected, low, high, verdict)
+
+
 @pytest.mark.parametrize(
-    ("matched", "verdict"),
+    ("interval", "verdict"),
     [
         ((-0.05, -0.08, 0.04), "holds as observed: no relation, or one within ±0.1"),
         ((0.09, 0.02, 0.16), "undecided: within ±0.1 or beyond"),
@@ -123,22 +129,32 @@ def test_extremes(experiment, M, verdict):
         ((np.nan, np.nan, np.nan), "undecided at this size"),
     ],
 )
-def test_neighbors_are_judged_by_the_matched_score(matched, verdict):
-    row = paper.neighbors(matched, rank=0.9, null=0.5, published=0.003, found=0.07)
+def test_neighbors_are_judged_by_the_corrected_correlation_of_the_gap(interval, verdict):
+    row = paper.neighbors(relation(*interval), rank=0.9, null=0.5, published=0.003, found=0.07)
     assert row["verdict"] == verdict and "0.00 as published" in row["here"] and "hold 7%" in row["here"]
 
 
 @pytest.mark.parametrize(
-    ("in_lowest", "verdict"),
+    ("interval", "verdict", "words"),
     [
-        (0.2, "holds, fewer than half: 20% are outliers, where nothing is memorized 10%"),
-        (0.5, "does not hold, half or more: 50% are outliers, where nothing is memorized 10%"),
-        (np.nan, "undecided at this size"),
+        (
+            (-0.57, -0.6, -0.5),
+            "the less probable an image, the more it is memorized",
+            "-0.57 (-0.60 to -0.50)",
+        ),
+        ((0.2, 0.1, 0.3), "the more probable an image, the more it is memorized", "0.20 (0.10 to 0.30)"),
+        (
+            (-0.1, -0.3, 0.1),
+            "undecided whether improbable images are memorized more",
+            "-0.10 (-0.30 to 0.10)",
+        ),
+        ((np.nan,) * 3, "undecided whether improbable images are memorized more", "not known, as the gaps"),
     ],
 )
-def test_outliers(in_lowest, verdict):
-    row = paper.outliers(in_lowest, 0.1, 0.3)
-    assert row["verdict"] == verdict and row["here"].endswith("least probable, 30% above the median")
+def test_outliers_are_judged_by_the_sign_of_the_corrected_correlation(interval, verdict, words):
+    row = paper.outliers(relation(*interval), 0.1, 0.05)
+    assert row["verdict"] == verdict and f"log p {words}" in row["here"]
+    assert row["here"].endswith("10% are among the 5 % least probable, where nothing is memorized 5%")
 
 
 SURE, NOT_SURE, OPPOSITE = (1.0, 0.1), (0.1, 0.1), (-1.0, 0.1)

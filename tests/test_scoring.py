@@ -15,10 +15,12 @@ from vaes import KINDS, generator, models, pictures, stacked
 from memlib.chapters.exact import LinearGaussian
 from memlib.device import compiler_works
 from memlib.ensemble import Ensemble, perturbed
+from memlib.proposals import gradient
 from memlib.psis import khat_threshold, tail_length
 from memlib.scoring import (
-    PerceptronDecoder,
+    _members,
     compiled_log_prob,
+    log_joint,
     log_px,
     score_images,
     standard_error,
@@ -292,36 +294,18 @@ def test_compiled_scores_are_the_same_up_to_rounding(backend, kind, monkeypatch)
     torch.testing.assert_close(compiled.log_px, eager.log_px, rtol=1e-5, atol=0)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize(("dead", "rows"), [(0.5, 7), (1, 64)])
-def test_leaving_out_units_that_are_off_changes_nothing(dead, rows):
-    plain = models("mlp", "bernoulli", 1)[0].decoder
-    for layer in (plain.trunk[0], plain.trunk[2]):
-        layer.bias[: int(dead * len(layer.bias))] = -100  # of the others some are on for some samples
-    z = torch.randn(20, 4, generator=generator(1), dtype=torch.float64)
-    assert PerceptronDecoder.takes(plain)
-    fast = PerceptronDecoder(plain, rows)
-    for points in (z, z[:13], z):
-        torch.testing.assert_close(fast(points), plain(points))
-
-
-@pytest.mark.parametrize("kind", [("mlp", "gaussian"), ("mlp", "gaussian-scalar"), ("conv", "bernoulli")])
-def test_decoders_of_more_than_one_output_or_other_layers_are_not_taken(kind):
-    assert not PerceptronDecoder.takes(models(*kind, 1)[0].decoder)
-
-
-@torch.no_grad()
-def test_units_that_are_on_in_a_single_sample_count():
-    """The case that must fail if a unit were judged by another sample than those of its block."""
-    plain = models("mlp", "bernoulli", 1)[0].decoder
-    plain.trunk[0].weight.zero_()
-    plain.trunk[0].weight[:, 0] = 1
-    plain.trunk[0].bias.zero_()
-    z = torch.full((6, 4), -1.0, dtype=torch.float64)
-    z[4] = 3  # every hidden unit of the first layer is on here only
-    [result] = PerceptronDecoder(plain, 6)(z)
-    torch.testing.assert_close(result, plain(z)[0])
-    assert (result[4] != result[3]).any()
+@pytest.mark.parametrize("kind", [*KINDS, ("conv", "gaussian-scalar", 3)])
+def test_the_gradient_of_log_p_is_the_traced_one(kind):
+    """With models of all kinds together and, as a CPU has them, alone."""
+    model, images = stacked(*kind).train(False), pictures(5, kind[-1])
+    y = perturbed(model.likelihood, images.flatten(1).expand(len(model), -1, -1), generator(0), torch.float64)
+    z = torch.randn(len(model), 5, 40, model.latent_dim, generator=generator(1), dtype=torch.float64)
+    joint = log_joint(model, y)
+    expected = gradient(joint.value, z)
+    torch.testing.assert_close(gradient(joint, z), expected)
+    for e, alone in enumerate(_members(model, FEW)):
+        found = gradient(log_joint(alone, y[e : e + 1]), z[e : e + 1])
+        torch.testing.assert_close(found, expected[e : e + 1])
 
 
 def limit(monkeypatch, value):

@@ -45,7 +45,8 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
     """The pages at a size, in the order in which to execute them.
 
     Templates come first and by notebook, so that the first pages train different experiments and the later
-    ones find their results.
+    ones find their results. A template's page has the parameters of its experiment, over them those of the
+    template, and over these its own: `chapters` of a size may name notebooks and single pages.
 
     Args:
         size: quick, laptop or paper for the whole book; published for the pages of published.yaml alone.
@@ -60,11 +61,12 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
     book_dir = Path(book_dir)
     listed = read_yaml(book_dir / "params" / "pages.yaml", chapters=list, templates=list, experiments=dict)
     templates = dict(_template(entry, listed["experiments"]) for entry in listed["templates"])
+    of_templates = [f"{notebook}-{name}" for notebook, names in templates.items() for name in names]
     file = book_dir / "params" / f"{size}.yaml"
     settings = read_yaml(file, **_SIZE)
     experiments, chapters = settings["experiments"], settings["chapters"]
     for kind, given, known in (
-        ("chapter", chapters, (*listed["chapters"], *templates)),
+        ("chapter", chapters, (*listed["chapters"], *templates, *of_templates)),
         ("experiment", experiments, (*listed["experiments"], *EXPERIMENTS)),
     ):
         for name, parameters in given.items():
@@ -83,7 +85,9 @@ def load_pages(size: str = "laptop", book_dir: str | Path = ROOT / "book") -> li
                 (
                     f"{notebook}-{name}",
                     f"{heading} ({title})" if heading.endswith("?") else f"{heading}: {title}",
-                    {"experiment": name, **experiments[name], **own} if name in experiments else None,
+                    {"experiment": name, **experiments[name], **own, **chapters.get(f"{notebook}-{name}", {})}
+                    if name in experiments
+                    else None,
                 )
                 for name, title in templates[notebook].items()
             ]

@@ -16,6 +16,7 @@ from scipy import stats
 
 from memlib.checks import Floats, check_known
 from memlib.experiment import EXPERIMENTS
+from memlib.inference import Corrected
 
 Bins = tuple[float, float, float]
 Row = dict[str, str]  # of the table of figures: `paper`, `here`, `verdict`, as `table_row` takes them
@@ -95,7 +96,11 @@ def table_row(
     check_known("experiment", experiment, EXPERIMENTS)
     request, sizes, asked = json.loads(result.request), result.sizes, EXPERIMENTS[experiment]
     n, L, K = (sizes[dim] for dim in ("observation", "repeat", "fold"))
-    smaller, others = [], ["shared noise"] if request["noise"] == "paired" else []
+    other_ways = {
+        "shared noise": request["noise"] == "paired",
+        "fitted proposals": request["proposal"] == "fitted",
+    }
+    smaller, others = [], [way for way, taken in other_ways.items() if taken]
     if reported := REPORTED.get(experiment):
         pairs = {
             "images": (n, reported.num_images),
@@ -148,23 +153,31 @@ def extremes(experiment: str, M: ArrayLike) -> Row:
     return {"paper": f"{ends}, median {reported.median:g} nats", "here": here, "verdict": verdict}
 
 
-def outliers(in_lowest: float, null: float, upper_half: float) -> Row:
-    """Are memorized images not only the improbable ones?
+def corrected_words(relation: Corrected) -> str:
+    """A corrected rank correlation with its interval, or that it cannot be told."""
+    if not np.isfinite(relation.corrected):
+        return "not known, as the gaps of two halves of the repeats do not agree"
+    return f"{relation.corrected:.2f} ({relation.low:.2f} to {relation.high:.2f})"
 
-    It holds where fewer than half of the highly memorized images are among the 5 % least probable, outliers.
+
+def outliers(relation: Corrected, in_lowest: float, null: float) -> Row:
+    """Are memorized images the improbable ones?
 
     Args:
-        in_lowest: share of the highly memorized images among the 5 % least probable, 0..1.
+        relation: of the gap with log p, each from other repeats. It decides: noise brings the shares to 5 %.
+        in_lowest: share of the top 5 % by gap among the 5 % least probable, 0..1.
         null: the same where nothing is memorized.
-        upper_half: share of them with a log-probability above the median, 0..1.
     """
-    answer = "holds, fewer than half" if in_lowest < 0.5 else "does not hold, half or more"
-    verdict = f"{answer}: {in_lowest:.0%} are outliers, where nothing is memorized {null:.0%}"
+    found = {
+        "negative": "the less probable an image, the more it is memorized",
+        "positive": "the more probable an image, the more it is memorized",
+        "undecided": "undecided whether improbable images are memorized more",
+    }
     return {
         "paper": "memorization is not confined to outliers",
-        "here": f"of the highly memorized {in_lowest:.0%} are among the 5 % least probable, "
-        f"{upper_half:.0%} above the median",
-        "verdict": verdict if np.isfinite(in_lowest) else "undecided at this size",
+        "here": f"corrected rank correlation of the gap with log p {corrected_words(relation)}; of the top "
+        f"5 % by gap {in_lowest:.0%} are among the 5 % least probable, where nothing is memorized {null:.0%}",
+        "verdict": found[relation.verdict],
     }
 
 
@@ -196,25 +209,22 @@ def training(growth: Sequence[Estimate], less: Estimate, q95: tuple[float, float
     }
 
 
-def neighbors(
-    matched: tuple[float, float, float], rank: float, null: float, published: float, found: float
-) -> Row:
+def neighbors(relation: Corrected, rank: float, null: float, published: float, found: float) -> Row:
     """Do nearest neighbors not see memorization?
 
     Args:
-        matched: rank correlation of the matched M with the corrected distance ratio, and the ends of its
-            interval. It decides: the bias of the paper's M goes with the distances too.
-        rank, null, published: that of the paper's M; where nothing is memorized; and with the ratio as the
-            published code computes it.
-        found: share of the highly memorized images among the 5 % with the largest ratio, 0..1.
+        relation: of the gap with the corrected distance ratio. It decides: the bias of M goes with the
+            distances too.
+        rank, null, published: rank correlation of M with the ratio; where nothing is memorized; and with the
+            ratio as the published code computes it.
+        found: share of the top 5 % by gap among the 5 % with the largest ratio, 0..1.
     """
-    center, low, high = matched
     return {
         "paper": NEIGHBORS_CLAIM,
-        "here": f"rank correlation with matched M {center:.2f} ({low:.2f} to {high:.2f}); with M {rank:.2f}, "
+        "here": f"corrected rank correlation with the gap {corrected_words(relation)}; with M {rank:.2f}, "
         f"{null:.2f} where nothing is memorized, {published:.2f} as published; the 5 % largest ratios hold "
-        f"{found:.0%} of the highly memorized",
-        "verdict": neighbors_verdict(*matched),
+        f"{found:.0%} of the top 5 % by gap",
+        "verdict": neighbors_verdict(relation.corrected, relation.low, relation.high),
     }
 
 

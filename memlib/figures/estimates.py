@@ -153,22 +153,22 @@ def error_bars(
 
 @styled
 def intervals(
-    M: ArrayLike, low: ArrayLike, high: ArrayLike, listed: ArrayLike, names: tuple[str, str]
+    gap: ArrayLike, low: ArrayLike, high: ArrayLike, listed: ArrayLike, names: tuple[str, str]
 ) -> Figure:
-    """Draw scores with their intervals, in ascending order and two colors; at most 80, at equal steps of it.
+    """Draw gaps with their intervals, in ascending order and two colors; at most 80, at equal steps of it.
 
     Args:
-        M: (n,), in nats.
-        low, high: (n,), ends of the intervals around M.
+        gap: (n,), in nats.
+        low, high: (n,), ends of the intervals around it.
         listed: (n,) bool, what is drawn in yellow.
         names: of the observations that are listed, and of the others.
     """
-    M = check_array("M", M, None)
-    low, high = check_array("low", low, len(M)), check_array("high", high, len(M))
-    listed = check_bools("listed", listed, M.shape)
-    require(bool(((low <= M) & (M <= high)).all()), "low and high must be ends of intervals around M")
-    steps = np.linspace(0, len(M) - 1, min(80, len(M))).round().astype(int)
-    order = np.argsort(M, kind="stable")[steps]
+    gap = check_array("gap", gap, None)
+    low, high = check_array("low", low, len(gap)), check_array("high", high, len(gap))
+    listed = check_bools("listed", listed, gap.shape)
+    require(bool(((low <= gap) & (gap <= high)).all()), "low and high must be ends of intervals around gap")
+    steps = np.linspace(0, len(gap) - 1, min(80, len(gap))).round().astype(int)
+    order = np.argsort(gap, kind="stable")[steps]
     figure, axes = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
     axes.axhline(0, color="#888888", ls="--", lw=1, zorder=0)
     for group, color, name in ((~listed, BLUE, names[1]), (listed, YELLOW, names[0])):
@@ -176,10 +176,10 @@ def intervals(
         if not len(at):
             continue
         i = order[at]
-        reach = [M[i] - low[i], high[i] - M[i]]
+        reach = [gap[i] - low[i], high[i] - gap[i]]
         style = {"fmt": "o", "ms": 3.5, "elinewidth": 1.1, "mew": 0}
-        axes.errorbar(100 * steps[at] / max(len(M) - 1, 1), M[i], reach, color=color, label=name, **style)
-    axes.set(xlabel="rank of $M$ (% of the images)", ylabel="$M$ (nats)", xlim=(-2, 102))
+        axes.errorbar(100 * steps[at] / max(len(gap) - 1, 1), gap[i], reach, color=color, label=name, **style)
+    axes.set(xlabel="rank of the gap (% of the images)", ylabel="gap (nats)", xlim=(-2, 102))
     axes.grid(axis="y")
     axes.legend(loc="upper left")
     return figure

@@ -241,12 +241,14 @@ def _moments(q: Distribution) -> tuple[Tensor, Tensor]:
             "support Real()"
         )
     try:
-        return q.mean, q.variance
+        mean, variance = q.mean, q.variance
     except NotImplementedError as error:
         raise ValueError(
             f"proposal is 'fitted', and the encoder's {q.base_dist} knows no mean or variance; {other} of a "
             "distribution that does"
         ) from error
+    _nats("encoder", q, mean)  # refuses densities in 16-bit floating point
+    return mean, variance
 
 
 def _support(distribution: Distribution) -> Constraint | None:

@@ -34,6 +34,7 @@ class WithGradient(NamedTuple):
 
 
 AGAIN = 0.5  # pace of a step where the first ones did not suffice
+RATE = 0.1  # of Adam
 LOG_VAR = (-12.0, 6.0)  # of an encoder, within which a fit starts
 POINTS = 32  # gradients of one image taken at once, so that memory stays bounded
 
@@ -87,7 +88,8 @@ class Rule:
     """How a proposal is fitted.
 
     Attributes:
-        climb: steps of Adam towards the mode, of size `rate`, before the covariance is fitted.
+        climb: steps of Adam towards the mode, of size `RATE`, before the covariance is fitted.
+        late_climb: the same where a fit has failed, as one may that starts far away and narrow.
         paces: of the steps of mean and covariance, 1 being all of a quasi-Newton step. Of full steps alone,
             fits to a posterior that is far from Gaussian go back and forth.
         reach: of the sigma points, in units of sqrt(Z) standard deviations.
@@ -98,6 +100,7 @@ class Rule:
     """
 
     climb: int
+    late_climb: int
     paces: tuple[float, ...]
     reach: float
     low: float
@@ -105,11 +108,12 @@ class Rule:
     longest: float
     widening: float
     degrees: float
-    rate: float = 0.1
 
 
-FEW = Rule(0, (1, 0.6, 0.5), reach=1.2, low=0.2, high=5, longest=3, widening=1.2, degrees=8)
-MANY = Rule(100, (1, 1, 0.7, 0.6, 0.5), reach=1, low=0.1, high=10, longest=4, widening=1.05, degrees=math.inf)
+FEW = Rule(0, 40, (1, 0.6, 0.5), reach=1.2, low=0.2, high=5, longest=3, widening=1.2, degrees=8)
+MANY = Rule(
+    100, 0, (1, 1, 0.7, 0.6, 0.5), reach=1, low=0.1, high=10, longest=4, widening=1.05, degrees=math.inf
+)
 FEW_DIMENSIONS = 32  # up to which the first of the two rules serves
 
 
@@ -131,12 +135,11 @@ def gradient(log_joint: LogJoint, z: Tensor) -> Tensor:
     return torch.cat(parts, dim=-2).nan_to_num(0, 0, 0)
 
 
-def climbed(log_joint: LogJoint, mean: Tensor) -> Tensor:
-    """Latents (..., Z) nearer to the mode of log p(y, z)."""
-    rule = rule_of(mean.shape[-1])
+def climbed(log_joint: LogJoint, mean: Tensor, steps: int) -> Tensor:
+    """Latents (..., Z) so many steps nearer to the mode of log p(y, z)."""
     z = mean[..., None, :].clone().requires_grad_()
-    adam = torch.optim.Adam([z], lr=rule.rate)
-    for _ in range(rule.climb):
+    adam = torch.optim.Adam([z], lr=RATE)
+    for _ in range(steps):
         z.grad = -gradient(log_joint, z)
         adam.step()
     return z.detach().squeeze(-2)
@@ -159,13 +162,12 @@ def refined(
     away = r * M.mT  # (..., Z, Z), an axis in each row
     points = mean[..., None, :] + torch.cat([away, -away], dim=-2)  # (..., 2 * Z, Z)
     ahead, behind = (gradient(log_joint, points) @ M).chunk(2, dim=-2)  # (..., Z, Z) each
-    curvature = (behind - ahead) / (2 * r)
+    curvature = ((behind - ahead) / (2 * r)).nan_to_num(0, 0, 0)
     value, axes = torch.linalg.eigh((curvature + curvature.mT) / 2)
-    value = value.clamp(rule.low, rule.high)
-    slope = ((ahead + behind).mean(-2, keepdim=True) / 2 @ axes).squeeze(-2)
-    move = slope / value  # (..., Z), along the axes
+    slope = ((ahead + behind).mean(-2, keepdim=True) / 2 @ axes).squeeze(-2).nan_to_num(0, 0, 0)
+    move = slope / value.clamp(min=rule.low)  # (..., Z), along the axes
     move = pace * move * (rule.longest / move.norm(dim=-1, keepdim=True)).clamp(max=1)
-    value = value**pace
+    value = value.clamp(rule.low, rule.high) ** pace
     M = M @ axes
     mean = mean + (M @ move[..., None]).squeeze(-1)
     return Proposal(mean, M * value.rsqrt()[..., None, :], log_det - 0.5 * value.log().sum(-1))
@@ -176,8 +178,19 @@ def fit(log_joint: LogJoint, mean: Tensor, log_var: Tensor, generator: torch.Gen
     rule = rule_of(mean.shape[-1])
     mean, log_var = mean.nan_to_num(0, 0, 0), log_var.nan_to_num(0, 0, 0).clamp(*LOG_VAR)
     if rule.climb:
-        mean = climbed(log_joint, mean)
-    proposal = Proposal.diagonal(mean, log_var)
+        mean = climbed(log_joint, mean, rule.climb)
+    return _stepped(log_joint, Proposal.diagonal(mean, log_var), generator, rule)
+
+
+def fit_again(log_joint: LogJoint, proposal: Proposal, generator: torch.Generator) -> Proposal:
+    """Fits that failed, begun anew from where they ended, or from nearer to the mode."""
+    rule = rule_of(proposal.mean.shape[-1])
+    if rule.late_climb:
+        proposal = proposal._replace(mean=climbed(log_joint, proposal.mean, rule.late_climb))
+    return _stepped(log_joint, proposal, generator, rule)
+
+
+def _stepped(log_joint: LogJoint, proposal: Proposal, generator: torch.Generator, rule: Rule) -> Proposal:
     for pace in rule.paces:
         proposal = refined(log_joint, proposal, generator, pace)
     return proposal

@@ -14,12 +14,13 @@ from memlib.device import products
 from memlib.ensemble import Ensemble, Streams, Tick, draws
 from memlib.experiment import Precision, ProposalName
 from memlib.models import VAE, Likelihood
-from memlib.proposals import POINTS, LogJoint, Proposal, WithGradient, fit, refined, weigh
+from memlib.proposals import POINTS, LogJoint, Proposal, WithGradient, fit, fit_again, refined, weigh
 from memlib.psis import FEWEST, khat_threshold, pareto_k, tail_length
 
 # Decoder outputs (E * B * S * D) held at once: in float32 1 MiB, half of one core's second-level cache.
 TILE = 2**18
 DEVICE_TILE = 2**27  # the same on a GPU: 512 MiB
+# Other values of these and of `proposals.POINTS` give other noise, and so other scores.
 BLOCK = 512  # images whose pixels are binarized or dequantized at once
 NOISE = 2**22  # latent noise (E * B * S * Z) held at once, at most
 FEWEST_FITTED = 16  # images whose proposals are fitted at once
@@ -138,10 +139,10 @@ def fitted_log_px(
 
     $$\log p(y) \approx \log \frac{1}{S} \sum_{s=1}^S \frac{p(y, z_s)}{q(z_s)}, \qquad z_s \sim q$$
 
-    Where Pareto k-hat says that S samples do not suffice, the proposal is refined once more and the estimate
-    is that of twice as many fresh samples, up to 8 S of them. To look first makes p(x) too low by a few
-    percent at most; samples that served a fit would make it far too low, and are not used. With 20 samples or
-    fewer nothing is known of k-hat, and the first look is the last.
+    Where Pareto k-hat says that S samples do not suffice, the proposal is fitted again, then refined, and the
+    estimate is that of twice as many fresh samples each time, up to 8 S of them. To look first makes p(x) too
+    low by a few percent at most; samples that served a fit would make it far too low, and are not used. With
+    20 samples or fewer nothing is known of k-hat, and the first look is the last.
 
     Args:
         joint: log p(y, z) of some of the images.
@@ -156,23 +157,22 @@ def fitted_log_px(
     proposal = fit(joint(every), mean, log_var, generator)
     result = summary(weigh(joint(every), proposal, num_samples, generator))
     failing = result.khat > khat_threshold(num_samples)
-    for _ in range(LOOKS if tail_length(num_samples) >= FEWEST else 0):
-        chosen = (
-            failing.reshape(-1, failing.shape[-1]).any(0).nonzero().squeeze(1)
-        )  # images, whichever model fails
+    for look in range(LOOKS if tail_length(num_samples) >= FEWEST else 0):
+        # images, whichever model fails
+        chosen = failing.reshape(-1, failing.shape[-1]).any(0).nonzero().squeeze(1)
         if not len(chosen):
             break
-        num_samples, own = 2 * num_samples, joint(chosen)
+        num_samples, own, still = 2 * num_samples, joint(chosen), failing[..., chosen]
         part = Proposal(*(t[..., chosen, *[every] * (t.ndim - failing.ndim)] for t in proposal))
-        part = refined(own, part, generator)
+        part = (refined if look else fit_again)(own, part, generator)
         again = summary(weigh(own, part, num_samples, generator))
-        better = failing[..., chosen]
         for column, new in zip((*proposal, *result), (*part, *again), strict=True):
-            where = better.reshape(better.shape + (1,) * (column.ndim - better.ndim))
-            rest = [every] * (column.ndim - better.ndim)
-            column[..., chosen, *rest] = torch.where(where, new, column[..., chosen, *rest])
+            place = ..., chosen, *[every] * (column.ndim - failing.ndim)
+            where = still.reshape(still.shape + (1,) * (column.ndim - failing.ndim))
+            column[place] = torch.where(where, new, column[place])
         failing[..., chosen] &= again.khat > khat_threshold(num_samples)
-    return result
+    # of what is no number there is no fit
+    return result._replace(log_px=result.log_px.masked_fill(mean.isnan().any(-1), math.nan))
 
 
 @torch.no_grad()
@@ -205,16 +205,19 @@ def log_px(
     """
     check_range(1, num_samples=num_samples)
     check_one_of(get_args(ProposalName), proposal=proposal)
-    with products(precision, y.device):
-        mean, log_var = (t.to(y.dtype) for t in model.encode(y))
 
     def joint(images: slice | Tensor) -> LogJoint:
         return log_joint(model, y[:, images], precision, log_prob)
 
-    if proposal == "fitted":
-        return fitted_log_px(joint, mean, log_var, num_samples, generator)
-    z, log_q = Proposal.diagonal(mean, log_var).sample(num_samples, generator)
-    return summary(joint(slice(None))(z) - log_q)
+    with products(precision, y.device):
+        mean, log_var = (t.to(y.dtype) for t in model.encode(y))
+    with products(
+        "float32", y.device
+    ):  # whatever the caller allows: samples and their densities belong together
+        if proposal == "fitted":
+            return fitted_log_px(joint, mean, log_var, num_samples, generator)
+        z, log_q = Proposal.diagonal(mean, log_var).sample(num_samples, generator)
+        return summary(joint(slice(None))(z) - log_q)
 
 
 class _One:
@@ -257,8 +260,8 @@ def score_images(
         images: uint8 (n, C, H, W) on the model's device.
         num_samples: S >= 1; see `log_px`.
         noise: of every repeat, draws what is random; on the model's device.
-        versions: what binarizes or dequantizes the images for all models, a generator for each of R versions;
-            or R, and each model gets versions of its own.
+        versions: what binarizes or dequantizes the images for all models, a generator for each of R versions,
+            on the CPU, so that versions are the same on all devices; or R, and each model has its own.
         proposal: see `log_px`.
         compiled: fuse what follows the decoder into one kernel; same result up to rounding.
         tick: called after every block of images with how many it scored, once for each model and version.
@@ -269,9 +272,8 @@ def score_images(
     Raises:
         ValueError: S < 1, R < 1 or another proposal.
     """
-    own = isinstance(versions, int)
-    R = versions if own else len(versions)
-    check_range(1, num_samples=num_samples, versions=R)
+    sources = [None] * versions if isinstance(versions, int) else versions
+    check_range(1, num_samples=num_samples, versions=len(sources))
     model.train(False)
     streams = [noise] if isinstance(noise, torch.Generator) else noise
     likelihood, K = model.likelihood, len(model) // len(streams)
@@ -297,19 +299,21 @@ def score_images(
         for members, stream in zip(repeats, streams, strict=True):
             uniform = draws(torch.rand, (K, *x.shape), stream, model.dtype) if shown is None else shown
             y = likelihood.perturb(x, uniform).expand(K, -1, -1)
-            own = zip(members, y.chunk(len(members)), strict=True)
-            result = _joined([scored(member, part, stream) for member, part in own])
+            pairs = zip(members, y.chunk(len(members)), strict=True)
+            result = _joined([scored(member, part, stream) for member, part in pairs])
             parts.append(result._replace(log_px=result.log_px + likelihood.log_jacobian(y)))
         if tick:
             tick(len(model) * len(x))
         return _joined(parts)
 
     def version(source: torch.Generator | None) -> LogProb:  # each (L * K, n)
-        blocks = images.flatten(1).split(BLOCK)
-        like = {"generator": source, "device": images.device, "dtype": model.dtype}
-        return _joined([block(x, torch.rand(x.shape, **like) if source else None) for x in blocks], dim=1)
+        blocks = []
+        for x in images.flatten(1).split(BLOCK):
+            uniform = torch.rand(x.shape, generator=source, dtype=model.dtype) if source else None
+            blocks.append(block(x, uniform.to(x.device) if source else None))
+        return _joined(blocks, dim=1)
 
-    each = [version(source) for source in ([None] * R if own else versions)]
+    each = [version(source) for source in sources]
     return LogProb(*(torch.stack(columns, dim=1) for columns in zip(*each, strict=True)))
 
 

@@ -314,7 +314,7 @@ def limit(monkeypatch, value):
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("kind", [SMALL, *(pytest.param(kind, marks=pytest.mark.gpu) for kind in KINDS[1:])])
+@pytest.mark.parametrize("kind", [SMALL, *(pytest.param(kind, marks=pytest.mark.gpu) for kind in KINDS[1:3])])
 def test_versions_are_the_same_for_all_models_and_repeats_or_each_models_own(kind, device):
     """A decoder that gives all latents one image makes log p that of the version, but for sampling error."""
     each = models(*kind, count=1, dtype=torch.float32)
@@ -322,6 +322,8 @@ def test_versions_are_the_same_for_all_models_and_repeats_or_each_models_own(kin
         for layer in each[0].decoder.modules():
             if hasattr(layer, "weight"):
                 layer.weight.zero_()
+            if isinstance(layer, torch.nn.Linear):
+                layer.bias.normal_(generator=generator(2))
     model, images = Ensemble.stack(each * 4, device), pictures(5, kind[-1]).to(device)
 
     def score(versions):

@@ -26,14 +26,9 @@ from memlib.runs.store import Record, StoreError
 from memlib.runs.task import run_facts, stored_scores
 from memlib.runs.worker import Report, claimed, work_through
 
-VERSION = 3  # to be raised whenever the same request gives other numbers
-_NOISE = (
-    "device",
-    "batch_size",
-    "num_samples",
-    "proposal",
-)  # with the seed they determine the noise of a `LatentModel`
-_ALIKE = ("num_samples", "proposal")  # of all models, not of those of a repeat alone
+VERSION = 4  # to be raised whenever the same request gives other numbers
+_ALIKE = ("num_samples", "proposal")  # of all `LatentModel`s; those of a repeat share their noise, too:
+_NOISE = ("device", "batch_size", *_ALIKE)
 
 Arrays = dict[str, NDArray]
 Place = tuple[int, int]  # a model's repeat and fold

@@ -17,7 +17,7 @@ from memlib.checks import check_one_of, check_whole
 from memlib.data import ImageSet
 from memlib.experiment import ProposalName
 from memlib.proposals import POINTS, LogJoint
-from memlib.scoring import LogProb, fitted_log_px, summary
+from memlib.scoring import LogProb, fitted_log_px, forked, summary
 
 
 class LatentModel:
@@ -125,11 +125,11 @@ class LatentModel:
         with torch.random.fork_rng(gpus):
             for start in range(0, len(images), self.batch_size):
                 # any distribution can sample, but only from the global generators
-                own = int(streams.integers(2**63))
+                own, fits = (int(seed) for seed in streams.integers(2**63, size=2))
                 for generator in generators:
                     generator.manual_seed(own)
                 levels = torch.tensor(images.images[start : start + self.batch_size], device=device)
-                generator = torch.Generator(device).manual_seed(own)
+                generator = torch.Generator(device).manual_seed(fits)
                 parts.append(LogProb(*(column.cpu() for column in self._scored(levels, generator))))
         return LogProb(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
@@ -165,10 +165,10 @@ class LatentModel:
 
             def joint(images: slice | Tensor, rows: Tensor = rows) -> LogJoint:
                 own = x[rows[images]]
-                return lambda z: self._log_joint(own, q, z.unflatten(-1, shape))
+                return lambda z: self._log_joint(own, q, z.reshape(*z.shape[:-1], *shape))
 
-            start = mean[rows].flatten(1), variance[rows].log().flatten(1)  # (B, ...) -> (B, Z)
-            parts.append(fitted_log_px(joint, *start, self.num_samples, generator))
+            start = (t[rows].reshape(len(rows), -1) for t in (mean, variance.log()))  # (B, ...) -> (B, Z)
+            parts.append(fitted_log_px(joint, *start, self.num_samples, forked(generator)))
         return LogProb(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def _log_joint(self, x: Tensor, q: Distribution, z: Tensor) -> Tensor:

@@ -185,13 +185,13 @@ class Task:
             Of repeats with scores that are no numbers, when and which.
         """
         e, started, diverged = self.experiment, time.perf_counter(), {}
-        own = [e.torch_stream(Stream.VERSIONS, version, self.device) for version in range(e.versions)]
+        versions = [e.torch_stream(Stream.VERSIONS, version) for version in range(e.versions)]
         scored = score_images(
             Ensemble(model.template, model.params, model.buffers, e.scoring_precision),
             self.x,
             e.num_samples,
             [e.torch_stream(Stream.SCORING_NOISE, repeat, self.device, epoch) for repeat in repeats],
-            own if e.noise == "paired" else e.versions,
+            versions if e.noise == "paired" else e.versions,
             e.proposal,
             self.compiled,
             tick=lambda pairs: self.tick(pairs // e.folds),
@@ -305,7 +305,7 @@ def stored_scores(columns: Mapping[str, NDArray]) -> dict[str, NDArray]:
     Returns:
         `log_px`, (K, n), the mean over versions, with `log_px_version`, (K, R, n), of several; `ess`,
         (K, n), the smallest of the versions; `failing`, (K,), the share of estimates with too high a k-hat;
-        `khat`, (n,), the worst, and `num_samples`, (n,), the fewest among models and versions.
+        `khat` and `num_samples`, (n,), of the estimate whose k-hat is the worst for its number of samples.
     """
     log_px = columns["log_px"]
     arrays = {"log_px": log_px.mean(1, dtype=np.float64).astype(log_px.dtype)}
@@ -313,12 +313,13 @@ def stored_scores(columns: Mapping[str, NDArray]) -> dict[str, NDArray]:
         arrays["log_px_version"] = log_px
     if "ess" in columns:
         khat, counts = columns["khat"], columns["num_samples"]
-        failing = (khat > khat_thresholds(counts)).mean(axis=(1, 2))
+        limits, n = khat_thresholds(counts), khat.shape[-1]
+        worst = (khat - limits).reshape(-1, n).argmax(0), np.arange(n)
         arrays |= {
             "ess": columns["ess"].min(1),
-            "khat": khat.max((0, 1)),
-            "num_samples": counts.min((0, 1)),
-            "failing": failing,
+            "khat": khat.reshape(-1, n)[worst],
+            "num_samples": counts.reshape(-1, n)[worst],
+            "failing": (khat > limits).mean(axis=(1, 2)),
         }
     return arrays
 

@@ -24,6 +24,7 @@ from memlib.data import ImageSet
 from memlib.device import products
 from memlib.ensemble import Ensemble, perturbed
 from memlib.experiment import Experiment, Stream
+from memlib.proposals import evaluations
 from memlib.runs.cost import flops_per_image
 from memlib.scoring import DEVICE_TILE, TILE, forked, score_images
 
@@ -146,6 +147,8 @@ def methods(work: Trained, precisions: Sequence[str]) -> list[Method]:
     cuda, n = work.device.type == "cuda", len(work.images)
     cores, flops = 1 if cuda else torch.get_num_threads(), flops_per_image(work.experiment, 1)
     flop, rows = flops.encode + SAMPLES * flops.decode, []
+    decodings = evaluations(work.experiment.latent_dim, FITTED_SAMPLES)
+    fitted_flop = flops.encode + decodings * flops.decode
     others = {"reference": (plain, [64, 512] if cuda else [1, 8, 64])}
     if importlib.util.find_spec("pythae"):
         others["pythae get_nll"] = by_pythae, [64, SAMPLES]
@@ -162,7 +165,8 @@ def methods(work: Trained, precisions: Sequence[str]) -> list[Method]:
             ways[PRODUCTS] = functools.partial(products_alone, work, precision, cores, repeats)
             for name, make in ways.items():
                 title = f"{name}, {cores * repeats} x {FOLDS} models"
-                rows.append(Method(title, precision, cores, make, cores * repeats * FOLDS * n, flop))
+                own = fitted_flop if name.endswith("fitted") else flop
+                rows.append(Method(title, precision, cores, make, cores * repeats * FOLDS * n, own))
     return rows
 
 
@@ -170,7 +174,7 @@ def beside_products(measured: Sequence[Measured]) -> str:
     """memlib's time over that of the products alone in the same round."""
     lines = []
     for i, m in enumerate(measured):
-        if m.method.name.startswith("memlib"):
+        if m.method.name.startswith("memlib") and "fitted" not in m.method.name:
             alone = next(other for other in measured[i:] if other.method.name.startswith(PRODUCTS))
             times = spread(a / b for a, b in zip(alone.rates, m.rates, strict=True))
             lines.append(f"{m.method.name}, {m.method.precision} {times}")
@@ -210,7 +214,7 @@ def convergence(work: Trained, precisions: Sequence[str]) -> str:
     model, [stream], lines = work.ensemble("float32").part(slice(0, 1)), work.noise(), []
 
     def log_px(model: Ensemble, **options: Any) -> Tensor:
-        version = work.experiment.torch_stream(Stream.VERSIONS, 0, work.device)
+        version = work.experiment.torch_stream(Stream.VERSIONS, 0)
         return score_images(model, work.x, noise=forked(stream), versions=[version], **options).log_px[0, 0]
 
     best = log_px(model, num_samples=8 * FITTED_SAMPLES, proposal="fitted")

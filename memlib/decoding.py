@@ -1,4 +1,4 @@
-"""Decoders laid out to evaluate one trained model fast on a CPU, equal to `Decoder` up to rounding."""
+"""Decoders laid out to evaluate one trained model fast, equal to `Decoder` up to rounding."""
 
 import itertools
 

@@ -31,7 +31,7 @@ class Ensemble:
         params: parameters by name, each (E, ...), leaves that require gradients. Weights of linear layers are
             transposed, (E, in, out): so products, their gradients and Adam need no copies.
         buffers: batch-norm statistics by name, each (E, ...).
-        precision: of products and convolutions, in training and scoring alike; samples are float32.
+        precision: of products and convolutions in training, and in `memlib.scoring.score_images`.
     """
 
     template: VAE
@@ -173,7 +173,6 @@ def draws(
     shape: Sequence[int],
     streams: Streams,
     dtype: torch.dtype = torch.float32,
-    shared: bool = False,
 ) -> Tensor:
     """Random numbers (E, ...) for the models of several repeats, each repeat's from a stream of its own.
 
@@ -182,14 +181,10 @@ def draws(
         shape: (E, ...); E is a multiple of the number of streams, and the models are sorted by repeat.
         streams: one generator per repeat, on the device of the result; or a single one.
         dtype: of the result.
-        shared: give all models of a repeat the same numbers.
     """
     generators = [streams] if isinstance(streams, torch.Generator) else streams
     count = shape[0] // len(generators)
-    each = (1 if shared else count, *shape[1:])
-    parts = [draw(each, generator=g, device=g.device, dtype=dtype) for g in generators]
-    if shared:
-        parts = [part.expand(count, *shape[1:]) for part in parts]
+    parts = [draw((count, *shape[1:]), generator=g, device=g.device, dtype=dtype) for g in generators]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -198,10 +193,9 @@ def perturbed(
     images: Tensor,
     streams: Streams,
     dtype: torch.dtype = torch.float32,
-    shared: bool = False,
 ) -> Tensor:
     """Binarize or dequantize gray values (E, ..., D) anew; arguments as those of `draws`."""
-    return likelihood.perturb(images, draws(torch.rand, images.shape, streams, dtype, shared))
+    return likelihood.perturb(images, draws(torch.rand, images.shape, streams, dtype))
 
 
 def flipped(images: Tensor, streams: Streams) -> Tensor:

@@ -34,7 +34,7 @@ class Stream(IntEnum):
     TRAINING_NOISE = 4
     SCORING_NOISE = 5
     SAMPLES = 6
-    VERSIONS = 7
+    VERSIONS = 7  # of an image, in the place of a repeat
 
 
 def _option(default: Any, help: str, least: int = 1) -> Any:

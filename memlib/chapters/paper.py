@@ -99,6 +99,7 @@ def table_row(
     other_ways = {
         "shared noise": request["noise"] == "paired",
         "fitted proposals": request["proposal"] == "fitted",
+        f"{request['versions']} versions of an image": request["versions"] > 1,
     }
     smaller, others = [], [way for way, taken in other_ways.items() if taken]
     if reported := REPORTED.get(experiment):
@@ -106,9 +107,10 @@ def table_row(
             "images": (n, reported.num_images),
             "models": (L * K, asked.repeats * asked.folds),
             "epochs": (request["epochs"], asked.epochs),
-            "importance samples": (request["num_samples"], asked.num_samples),
             "feature width": (request["width"], asked.width),
         }
+        if request["proposal"] == "encoder":  # of fitted ones, fewer reach further
+            pairs["importance samples"] = request["num_samples"], asked.num_samples
         smaller = [f"{ours} of {theirs} {name}" for name, (ours, theirs) in pairs.items() if ours < theirs]
         if request["images"] != reported.images:
             others.append(f"{request['images']} instead of {reported.images}")

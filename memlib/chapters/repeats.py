@@ -11,7 +11,7 @@ import xarray as xr
 from scipy import stats
 
 from memlib.checks import Floats, check_one_of, check_range, check_share
-from memlib.inference import halves, interval
+from memlib.inference import halves, interval, last_gap
 from memlib.memorization import checked_arrays, memorization
 
 SCORES = ("gap", "matched", "paper")  # the gap, and M by either estimator
@@ -95,9 +95,9 @@ def coverage(
         own, rest = np.split(rng.permutation(L), [size])
         sets = [_scores(last.isel(repeat=rng.permutation(rest)[:size])) for _ in range(OTHERS)]
         truth = np.mean(sets, axis=0)  # (scores, n)
-        truth[0] = _scores(last.isel(repeat=rest))[0]
-        for k, score in enumerate(SCORES):
-            scores = memorization(last.isel(repeat=own), "paper" if score == "paper" else "matched")
+        truth[0] = last_gap(last.isel(repeat=rest))
+        matched, paper = (memorization(last.isel(repeat=own), e) for e in ("matched", "paper"))
+        for k, scores in enumerate((matched, matched, paper)):
             low, high = (end.values[0] for end in interval(scores, level, "M" if k else "gap"))
             reach = (high - low) / 2 * math.sqrt(1 + size / len(rest))
             draw[k] = np.mean(abs((low + high) / 2 - truth[k]) <= reach)

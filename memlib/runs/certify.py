@@ -12,7 +12,7 @@ from memlib.checks import check_range, check_whole
 from memlib.data import ImageSet
 from memlib.device import products
 from memlib.ensemble import Ensemble, perturbed
-from memlib.proposals import fit
+from memlib.proposals import POINTS, fit
 from memlib.runs.executors import progress_bar
 from memlib.runs.models import fold_models
 from memlib.runs.score_file import check_images
@@ -86,7 +86,7 @@ def certify(
         x = torch.tensor(images.images[chosen], device=model.device).flatten(2)  # (K, count, D)
         held_out = perturbed(model.likelihood, x, generator, model.dtype)
         rows = {name: [] for name in ("lower", "upper", "log_px", "accepted")}
-        size = max(1, AT_ONCE // (K * chains * x.shape[-1]))
+        size = max(1, AT_ONCE // (K * max(chains, POINTS) * x.shape[-1]))
         with progress_bar(len(KINDS) * K * count, "certifying", "images", enabled=progress) as bar:
             # the models that did not see an image, and for "seen" the next ones, which did
             for y, exact in ((made, z), (held_out, None), (held_out.roll(1, 0), None)):

@@ -133,15 +133,17 @@ def cost(
     optimizer_steps = repeat_epochs * K * steps + full_epochs * full_steps
     losses = full_epochs * validation_images
     evaluated = experiment.evaluated_epochs
-    pairs = len(evaluated) * K * n  # of a repeat
+    R = experiment.versions
+    pairs = len(evaluated) * K * n * R  # of a repeat
     evaluated_epochs = sum(epoch > done for epoch in evaluated for done in begun.values())
-    scored_pairs = (evaluated_epochs + sum((to_score or {}).values())) * K * n * experiment.versions
+    scored_pairs = (evaluated_epochs + sum((to_score or {}).values())) * K * n * R
     trained = sum(done < epochs for done in begun.values()) * K + (full_epochs > 0)
 
     def memory(copies: int, tile: int) -> int:
         decoded = max(tile, models * pixels) // pixels * flops.outputs
         drawn = at_once * max(NOISE, K * S * experiment.latent_dim) + models * BLOCK * pixels
-        fitted = 3 * at_once * FEWEST_FITTED * POINTS * flops.outputs
+        rows = max(tile // pixels, (K if tile == DEVICE_TILE else at_once) * FEWEST_FITTED * POINTS)
+        fitted = 3 * rows * flops.outputs
         training = 3 * models * B * flops.outputs
         scoring = max(decoded, fitted) + 4 * drawn + models * flops.parameters
         # a recorded training step keeps its buffers while a GPU scores
@@ -155,7 +157,7 @@ def cost(
         training_flop=training_passes * flops.train + losses * (flops.encode + flops.decode),
         scoring_flop=scored_pairs * _scoring_flop(experiment, flops, S),
         adam_bytes=ADAM_BYTES * flops.parameters * optimizer_steps,
-        result_bytes=(4 + 4 / experiment.versions) * scored_pairs,
+        result_bytes=8 * scored_pairs // R + (4 * scored_pairs if R > 1 else 0),
         model_bytes=trained * flops.model_bytes,
         cpu_memory=max(memory(at_once, at_once * TILE), 2 * 8 * experiment.repeats * pairs),
         gpu_memory=memory(1, DEVICE_TILE),

@@ -52,7 +52,7 @@ class LatentModel:
         prior: p(z), over the shape of a latent, on the device of the latents, discrete where q is; by default
             standard normal, for latents with real support only.
         batch_size: images encoded and latents decoded at a time, 1 or more. Another value gives other noise.
-            All S latents of the images of a batch are drawn at once: memory grows with both.
+            S latents of the images of a batch, where proposals are fitted of a 32nd of it, are drawn at once.
         seed: of the noise, 0 or more. `memlib.cross_fit` and `memlib.score_models` use theirs instead, with
             noise of its own for every repeat, the same for all models of the repeat.
         prepare: from uint8 images (B, C, H, W), on the device of the parameters, to the model's input; by

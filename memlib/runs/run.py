@@ -150,8 +150,8 @@ def stored(
         Variables: `log_px`, the mean over versions of an image, and `ess`, the smallest of them, (epoch,
         repeat, fold, observation); of several versions `log_px_version` (epoch, repeat, fold, version,
         observation); `failing` (epoch, repeat, fold), the share of estimates with too high a Pareto k-hat;
-        `khat`, `num_samples` (epoch, repeat, observation) of that estimate of a repeat whose k-hat is worst for
-        its number of samples; `fold_of` (repeat, observation); `fold_loss` (repeat, train_epoch, fold);
+        `khat`, `num_samples` (epoch, repeat, observation) of that estimate of a repeat whose k-hat is worst
+        for its number of samples; `fold_of` (repeat, observation); `fold_loss` (repeat, train_epoch, fold);
         `train_loss`, `test_loss` (train_epoch) and `samples` (sample, channel, row, column) of the model
         trained on all images. Losses and log-probabilities are in nats per image. Attributes: `request`, what
         was asked for, and `runs`, what stored files say of their computation, as JSON; `folder`.

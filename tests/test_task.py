@@ -110,7 +110,7 @@ def test_a_score_that_is_not_a_number_stops_its_repeat_before_anything_is_stored
 
     def spoiled(*args, **options):
         scored = original(*args, **options)
-        scored.log_px[1, 5] += next(spoilt)
+        scored.log_px[1, 0, 5] += next(spoilt)
         return scored
 
     monkeypatch.setattr("memlib.runs.task.score_images", spoiled)

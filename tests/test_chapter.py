@@ -93,7 +93,7 @@ def test_describe_says_how_images_were_scored():
     rows = table["this page"]
     assert rows["training images"] == 5
     assert rows["models (repeats x folds)"] == "2 x 3 = 6, and one of all images"
-    assert rows["log p(x)"] == "every 3 epochs, 128 importance samples"
+    assert rows["log p(x)"] == "every 3 epochs, 128 importance samples, more where k-hat fails"
     assert rows["versions of an image"] == "1, redrawn for each model"
     assert rows["effective sample size"] == "2.0 of 8 (median, last epoch)"
     assert rows["computed"] == "2026-01-03, in 5 s, resumed 2 times from a checkpoint"
@@ -118,7 +118,7 @@ def test_describe_sets_the_papers_way_of_scoring_beside_ours():
     here, paper = table["this page"], table["paper"]
     assert here["versions of an image"] == "1, the same for all models"
     assert paper["versions of an image"] == "1, redrawn for each model"
-    assert here["log p(x)"] == "every 5 epochs, 256 importance samples, 512 where k-hat fails"
+    assert here["log p(x)"] == "every 5 epochs, 256 importance samples, more where k-hat fails"
     assert paper["log p(x)"] == "every 5 epochs, 256 importance samples"
     assert paper["training images"] == 60_000 and here["training images"] == 5
     assert paper["models (repeats x folds)"].startswith("10 x 10 = 100")

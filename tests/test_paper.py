@@ -19,6 +19,7 @@ def result_of(experiment: str, n: int, L: int, K: int, **request) -> xr.Dataset:
     asked = {
         "images": EXPERIMENTS[experiment].images,
         **{"epochs": 1, "num_samples": 2, "width": 32, "noise": "paired", "proposal": "encoder"},
+        "versions": 1,
     }
     attrs = {"request": json.dumps(asked | fields | request)}
     return xr.Dataset({"log_px": (("observation", "repeat", "fold"), np.zeros((n, L, K)))}, attrs=attrs)
@@ -75,7 +76,10 @@ def test_the_row_of_the_papers_own_run_has_no_difference():
             "cifar10-jpeg instead of cifar10",
             "v",
         ),
-        ("digits-lr3", (100, 2, 3), {"proposal": "fitted"}, "shared noise, fitted proposals", "v"),
+        (
+            *("digits-lr3", (100, 2, 3), {"proposal": "fitted", "versions": 4}),
+            *("shared noise, fitted proposals, 4 versions of an image", "v"),
+        ),
     ],
 )
 def test_rows_name_what_a_run_is_not(experiment, sizes, request_, differences, verdict):

@@ -68,7 +68,13 @@ def test_a_run_is_set_beside_the_papers(tmp_path):
     assert [name for name, _ in rows] == ["mnist-lr3", "mnist-lr3", "celeba", "mnist-lr4"]
     every, some, other, same = (cells.removeprefix("  - ").rstrip().split("\n  - ") for _, cells in rows)
     assert every == [
-        *("60,000", "2 x 5 of 10 x 10", "25 of 100", "64 of 256", "noise paired instead of paper"),
+        *(
+            "60,000",
+            "2 x 5 of 10 x 10",
+            "25 of 100",
+            "64 of 256",
+            "proposal fitted instead of encoder; noise paired instead of paper",
+        ),
         "[04](04-a.ipynb), [05](05-a.ipynb)",
     ]
     assert some[0] == "2,000 of 60,000" and some[-1] == "[04](04-b.ipynb)"

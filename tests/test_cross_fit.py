@@ -258,7 +258,7 @@ def test_what_fails_in_a_model_is_said_to_be_of_its_repeat_and_fold():
     assert error.value.__notes__ == ["raised by models(0, 0)"]
 
 
-def latent(images, seed=0, num_samples=64, batch_size=512, kind=LatentModel):
+def latent(images, seed=0, num_samples=64, batch_size=512, kind=LatentModel, proposal="encoder"):
     """A linear-Gaussian model with noise of scale 1 around the mean, and a proposal of another scale."""
     mean = torch.tensor(features(images).mean(0))
     scale = 0.5 if IMAGES.index[0] in images.index else 1.0
@@ -270,7 +270,7 @@ def latent(images, seed=0, num_samples=64, batch_size=512, kind=LatentModel):
         return Normal(z + mean, 1.0)
 
     cut = lambda levels: levels[:, 0, 0, :3].double() / 255  # noqa: E731
-    return kind(q, p, num_samples, batch_size=batch_size, prepare=cut)
+    return kind(q, p, num_samples, batch_size=batch_size, prepare=cut, proposal=proposal)
 
 
 def test_latent_models_carry_their_health_into_the_result(tmp_path):
@@ -324,6 +324,7 @@ def test_a_latent_model_with_a_log_prob_of_its_own_is_scored_by_that():
     [
         (4, {"batch_size": 5}, "batch_size of the .*repeat 1, fold 1 is 5, and of .*1, fold 0 it is 512; al"),
         (3, {"num_samples": 9}, "num_samples of the .*repeat 1, fold 0 is 9, .* the same for all models"),
+        (3, {"proposal": "fitted"}, "proposal of the .*repeat 1, fold 0 is 'fitted', .* for all models"),
     ],
 )
 def test_models_whose_noise_cannot_be_the_same_are_refused(tmp_path, odd, changes, message):

@@ -27,8 +27,8 @@ import memlib
 from memlib.checks import check_known
 
 EARLIER = """:::{note}
-This page shows an earlier text of its chapter, and an earlier run, scored with samples from the encoder. It is
-to be executed anew.
+This page shows an earlier text of its chapter, and an earlier run, scored with samples from the encoder. It
+is to be executed anew.
 :::"""
 
 

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 from book._ext.pages import Page, declared_by
@@ -18,7 +19,13 @@ from memlib.experiment import Experiment
 def run_of(notebook: NotebookNode) -> Experiment | None:
     """The experiment whose result an executed page recorded, if it did."""
     run = notebook.metadata.get("memlib", {}).get("run")
-    return Experiment(**run["experiment"]) if run else None
+    return _recorded(run["experiment"]) if run else None
+
+
+def _recorded(fields: dict[str, Any]) -> Experiment:
+    """The experiment of a record; in earlier ones there is no proposal, which was the encoder's."""
+    known = {f.name for f in dataclasses.fields(Experiment)} & fields.keys()
+    return Experiment(**{"proposal": "encoder"} | {name: fields[name] for name in known})
 
 
 def write_run(name: str, experiment: Experiment, result: xr.Dataset, folder: Path) -> None:
@@ -58,7 +65,7 @@ def site_scores(
     """
     folder.mkdir(parents=True, exist_ok=True)
     elsewhere = {
-        Experiment(**json.loads(file.read_text("utf-8"))["experiment"]): file
+        _recorded(json.loads(file.read_text("utf-8"))["experiment"]): file
         for file in sorted(published.glob("*.json"))
     }
     found, here = {}, {}

@@ -205,15 +205,16 @@ def log_px(
     """
     check_range(1, num_samples=num_samples)
     check_one_of(get_args(ProposalName), proposal=proposal)
+    if isinstance(model, Ensemble) and len(each := members(model, num_samples)) > 1:
+        pairs, options = zip(each, y.chunk(len(each)), strict=True), (proposal, precision, log_prob)
+        return _joined([log_px(*pair, num_samples, generator, *options) for pair in pairs])
 
     def joint(images: slice | Tensor) -> LogJoint:
         return log_joint(model, y[:, images], precision, log_prob)
 
     with products(precision, y.device):
         mean, log_var = (t.to(y.dtype) for t in model.encode(y))
-    with products(
-        "float32", y.device
-    ):  # whatever the caller allows: samples and their densities belong together
+    with products("float32", y.device):  # whatever the caller allows: samples belong to their densities
         if proposal == "fitted":
             return fitted_log_px(joint, mean, log_var, num_samples, generator)
         z, log_q = Proposal.diagonal(mean, log_var).sample(num_samples, generator)
@@ -236,7 +237,7 @@ class _One:
         return tuple(t[None] for t in decoder(z[0]))
 
 
-def _members(model: Ensemble, num_samples: int) -> Sequence[LatentVariableModel]:
+def members(model: Ensemble, num_samples: int) -> Sequence[LatentVariableModel]:
     """Models ready to weigh samples: on a CPU one after the other, so that a tile stays in the cache."""
     on_cpu = model.device.type == "cpu"
     return [_One(vae, num_samples) for vae in model.unstack()] if on_cpu else [model]
@@ -278,7 +279,7 @@ def score_images(
     streams = [noise] if isinstance(noise, torch.Generator) else noise
     likelihood, K = model.likelihood, len(model) // len(streams)
     log_prob = compiled_log_prob(likelihood) if compiled else None
-    repeats = [_members(model.part(slice(e, e + K)), num_samples) for e in range(0, len(model), K)]
+    repeats = [members(model.part(slice(e, e + K)), num_samples) for e in range(0, len(model), K)]
     D, Z, E = images[0].numel(), model.latent_dim, len(model) // len(streams) // len(repeats[0])
     at_once = max(1, min(BLOCK, NOISE // (E * num_samples * Z)))
     if proposal == "fitted":

@@ -344,7 +344,7 @@ def test_versions_are_the_same_for_all_models_and_repeats_or_each_models_own(kin
 def test_stacked_repeats_are_each_by_itself(monkeypatch, proposal, together):
     """Whether models are scored one by one or in one product, as on a GPU, and in how many blocks."""
     if together:
-        monkeypatch.setattr("memlib.scoring._members", lambda model, num_samples: [model])
+        monkeypatch.setattr("memlib.scoring.members", lambda model, num_samples: [model])
     monkeypatch.setattr("memlib.scoring.BLOCK", 3)
     single = [vae.train(False) for vae in models(*SMALL, count=4)]
     images, done = pictures(5), []

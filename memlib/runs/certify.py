@@ -11,12 +11,13 @@ from memlib.certificate import annealed
 from memlib.checks import check_range, check_whole
 from memlib.data import ImageSet
 from memlib.device import products
-from memlib.ensemble import Ensemble, perturbed
+from memlib.ensemble import perturbed
 from memlib.proposals import POINTS, fit
 from memlib.runs.executors import progress_bar
 from memlib.runs.models import fold_models
 from memlib.runs.score_file import check_images
-from memlib.scoring import log_joint, log_px
+from memlib.runs.store import Record
+from memlib.scoring import LatentVariableModel, log_joint, log_px, members
 
 KINDS = ("simulated", "held out", "seen")
 ESTIMATORS = ("fitted", "encoder")
@@ -86,20 +87,23 @@ def certify(
         x = torch.tensor(images.images[chosen], device=model.device).flatten(2)  # (K, count, D)
         held_out = perturbed(model.likelihood, x, generator, model.dtype)
         rows = {name: [] for name in ("lower", "upper", "log_px", "accepted")}
-        size = max(1, AT_ONCE // (K * max(chains, POINTS) * x.shape[-1]))
+        one_by_one, steps = members(model, S), {"chains": chains, "temperatures": temperatures}
+        E = K // len(one_by_one)
+        size = max(1, AT_ONCE // (E * max(chains, POINTS) * x.shape[-1]))
         with progress_bar(len(KINDS) * K * count, "certifying", "images", enabled=progress) as bar:
             # the models that did not see an image, and for "seen" the next ones, which did
             for y, exact in ((made, z), (held_out, None), (held_out.roll(1, 0), None)):
-                parts = []
-                for start in range(0, count, size):
-                    part = slice(start, start + size)
-                    own = None if exact is None else exact[:, part]
-                    parts.append(
-                        _bounded(model, y[:, part], own, request, S, chains, temperatures, generator)
-                    )
-                    bar.update(parts[-1]["lower"].numel())
+                each = []
+                for k, member in enumerate(one_by_one):
+                    own, parts = slice(k * E, (k + 1) * E), []
+                    for start in range(0, count, size):
+                        place = own, slice(start, start + size)
+                        latents = None if exact is None else exact[place]
+                        parts.append(_bounded(member, y[place], latents, request, S, generator, steps))
+                        bar.update(parts[-1]["lower"].numel())
+                    each.append({name: torch.cat([p[name] for p in parts], dim=-1) for name in rows})
                 for name, row in rows.items():
-                    row.append(torch.cat([p[name] for p in parts], dim=-1))
+                    row.append(torch.cat([e[name] for e in each], dim=-2))
     rows = {name: torch.stack(row, -3) for name, row in rows.items()}  # (..., kind, K, count)
     for row in rows.values():
         row[..., 2, :, :] = row[..., 2, :, :].roll(-1, -2)
@@ -118,17 +122,16 @@ def certify(
 
 
 def _bounded(
-    model: Ensemble,
+    model: LatentVariableModel,
     y: Tensor,
     exact: Tensor | None,
-    request: dict,
+    request: Record,
     num_samples: int,
-    chains: int,
-    temperatures: int,
     generator: torch.Generator,
+    steps: dict[str, int],
 ) -> dict[str, Tensor]:
-    """Bounds and estimates of observations (K, B, D), with the latents (K, B, Z) that made them, if known."""
-    joint, steps = log_joint(model, y), {"chains": chains, "temperatures": temperatures}
+    """Bounds and estimates of observations (E, B, D), with the latents (E, B, Z) that made them, if known."""
+    joint = log_joint(model, y)
     proposal = fit(joint, *model.encode(y), generator)
     around = proposal.mean, proposal.scale, generator
     forward = annealed(joint, *around, **steps)

@@ -18,10 +18,10 @@ from memlib.ensemble import Ensemble, perturbed
 from memlib.proposals import gradient
 from memlib.psis import khat_threshold, tail_length
 from memlib.scoring import (
-    _members,
     compiled_log_prob,
     log_joint,
     log_px,
+    members,
     score_images,
     standard_error,
 )
@@ -303,7 +303,7 @@ def test_the_gradient_of_log_p_is_the_traced_one(kind):
     joint = log_joint(model, y)
     expected = gradient(joint.value, z)
     torch.testing.assert_close(gradient(joint, z), expected)
-    for e, alone in enumerate(_members(model, FEW)):
+    for e, alone in enumerate(members(model, FEW)):
         found = gradient(log_joint(alone, y[e : e + 1]), z[e : e + 1])
         torch.testing.assert_close(found, expected[e : e + 1])
 

@@ -5,7 +5,6 @@ Papermill executes the pages (`book._ext.execution`) into `_build/executed`; `st
 too large for a laptop come executed from `published/book`.
 """
 
-import copy
 import json
 import os
 import re
@@ -26,11 +25,6 @@ from book._ext.status import figure_table, status_page
 import memlib
 from memlib.checks import check_known
 
-EARLIER = """:::{note}
-This page shows an earlier text of its chapter, and an earlier run, scored with samples from the encoder. It
-is to be executed anew.
-:::"""
-
 
 class BuildError(RuntimeError):
     """The book could not be built; the message says why."""
@@ -38,18 +32,11 @@ class BuildError(RuntimeError):
 
 def check_published(pages: Sequence[Page], root: Path) -> None:
     """BuildError, with the reasons, for published pages that `make published` would execute now."""
-    earlier = _earlier(root)
-    taken = [page.name for page in pages if page.parameters is None and page.name not in earlier]
+    taken = [page.name for page in pages if page.parameters is None]
     wanted = {page.name: page for page in load_pages("published", root / "book")} if taken else {}
     reasons = {name: _outdated(name, wanted.get(name), root) for name in taken}
     if refused := [f"{name}: {reason}" for name, reason in reasons.items() if reason]:
         raise BuildError(f"{'; '.join(refused)} (`make published` executes such pages)")
-
-
-def _earlier(root: Path) -> list[str]:
-    """Pages of which an earlier text is shown, with a note that says so."""
-    file = root / "book" / "params" / "published.yaml"
-    return read_yaml(file, experiments=dict, chapters=dict, earlier=list)["earlier"] if file.exists() else []
 
 
 def _outdated(name: str, page: Page | None, root: Path) -> str:
@@ -91,10 +78,6 @@ def stage(pages: Sequence[Page], root: Path, size: str = "laptop") -> Path:
     for path in executed.values():
         shutil.copy(path, target / "book")
     notebooks = {name: nbformat.read(path, 4) for name, path in executed.items()}
-    for name in notebooks.keys() & {*_earlier(root)}:
-        shown = copy.deepcopy(notebooks[name])
-        shown.cells.insert(1, nbformat.v4.new_markdown_cell(EARLIER, id="earlier"))
-        nbformat.write(shown, target / "book" / f"{name}.ipynb")
     scores = site_scores(pages, notebooks, root / "published" / "scores", target / "scores")
     (target / "book.json").write_text(json.dumps({"size": size, "scores": scores}))
     if figures := load_figures(root / "book", pages):

@@ -17,7 +17,7 @@ from memlib.experiment import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = ("quick", "laptop", "paper", "published")
-_SIZE = {"experiments": dict, "chapters": dict, "earlier": list}  # sections of a size's file
+_SIZE = {"experiments": dict, "chapters": dict}  # sections of a size's file
 HEADING = re.compile(r"^# +(.+?) *$", re.MULTILINE)
 
 

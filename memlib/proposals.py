@@ -168,9 +168,10 @@ def refined(
     move = slope / value.clamp(min=rule.low)  # (..., Z), along the axes
     move = pace * move * (rule.longest / move.norm(dim=-1, keepdim=True)).clamp(max=1)
     value = value.clamp(rule.low, rule.high) ** pace
-    M = M @ axes
-    mean = mean + (M @ move[..., None]).squeeze(-1)
-    return Proposal(mean, M * value.rsqrt()[..., None, :], log_det - 0.5 * value.log().sum(-1))
+    mean = mean + (M @ (axes @ move[..., None])).squeeze(-1)
+    # the symmetric root: of another, signs and order of axes, which libraries choose, would change samples
+    root = axes * value.rsqrt()[..., None, :] @ axes.mT
+    return Proposal(mean, M @ root, log_det - 0.5 * value.log().sum(-1))
 
 
 def fit(log_joint: LogJoint, mean: Tensor, log_var: Tensor, generator: torch.Generator) -> Proposal:

@@ -148,7 +148,7 @@ class Memorizing(Linear):
 def test_what_an_encoder_has_not_seen_counts_as_memorized_unless_proposals_are_fitted():
     """The truth: the model itself has seen none of the images, and the gap between the two sets is chance."""
     model = Memorizing(100)
-    seen, held_out = model.training_images, model.sample(100, generator(2))
+    seen, held_out = model.training_images, model.sample(1000, generator(2))
 
     def gap(proposal):
         errors = [estimate(model, x, 256, proposal).log_px[0] - model.log_px(x) for x in (seen, held_out)]

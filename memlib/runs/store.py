@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 # To be raised whenever the same request gives other models, or other scores of the same models.
 TRAINING_VERSION = 4
-SCORING_VERSION = 3
+SCORING_VERSION = 4
 RECORD = "record"
 REQUEST = "request.json"
 LOCK_SECONDS = 0.04  # patience for a claim; who lists results holds each lock for a moment

@@ -224,4 +224,6 @@ def main(jobs: int, root: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from book._ext import runs  # by its name, under which other processes know its functions
+
+    runs.main()

@@ -17,7 +17,7 @@ AT_ONCE = $(shell $(BIN)/python -c 'import loky; print(min(loky.cpu_count() + 1,
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book quick published test test-all test-book lint clean
+.PHONY: help book quick published runs test test-all test-book lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,9 @@ quick: $(READY)  ## the same book at its smallest size
 
 published: $(READY)  ## execute the pages too large for a laptop into published/book/
 	$(BIN)/python -m book._ext.build --size published $(if $(JOBS),--jobs $(JOBS))
+
+runs: $(READY)  ## compute what is missing of published/runs/, hours at the lowest priority (JOBS: cores to use)
+	nice -n 19 $(BIN)/python -m book._ext.runs $(if $(JOBS),--jobs $(JOBS))
 
 test: test-book  ## lint, tests, every chapter at its quick size, the book in a browser; without the slow tests
 	$(call pytest,-m "not slow",*)

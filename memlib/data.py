@@ -26,6 +26,7 @@ class ImageSet:
         name: the data set, as in `load_images`.
         split: the part of the data set, as in `load_images`.
         index: int64 (n,), values >= 0, each image's position in the data set's own order (see `load_images`).
+        absent: positions in that order of images that the data set has and no set here.
 
     Raises:
         ValueError: A value of another type, shape or range; the message names it and what is allowed.
@@ -37,6 +38,7 @@ class ImageSet:
     name: str
     split: str
     index: np.ndarray
+    absent: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         images, classes = self.images, self.classes
@@ -117,7 +119,7 @@ class ImageSet:
         if chosen.min() < 0 or chosen.max() >= len(self):
             raise ValueError(f"indices must be in 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
         images, labels, index = self.images[chosen], self.labels[chosen], self.index[chosen]
-        return ImageSet(images, labels, self.classes, self.name, self.split, index)
+        return ImageSet(images, labels, self.classes, self.name, self.split, index, self.absent)
 
 
 def _describe(value: object) -> str:

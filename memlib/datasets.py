@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+import memlib.cifar10 as cifar10
 from memlib.checks import check_known, check_whole
 from memlib.data import SIZE, ImageSet
 
@@ -35,6 +36,7 @@ FILES: dict[str, dict[str, str | None]] = {
         "cifar-10-batches-py/test_batch": "40351d587109b95175f43aff81a1287e",
         "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
     },
+    "cifar10-partial": {f"{cifar10.FOLDER}/index.npz": None},  # or those of cifar10
     "cifar10-jpeg": {
         "cifar10-jpeg-train.zip": "33d900e2281e2ff0b779aa3df0b6dd17",
         "cifar10-jpeg-test.zip": "0834798aa4a339511d5a221a82260d8d",
@@ -57,6 +59,9 @@ def load_images(
       390 train from columns 0..479, 130 test from columns 480..639.
     - `mnist`: 28x28 padded by 2. 60000 train, 10000 test.
     - `cifar10`: as it is. 50000 train, 10000 test.
+    - `cifar10-partial`: the same but for 97 images, 92 of them ships, that sheets of lossless copies lack; from
+      these sheets (`memlib.cifar10`), or from the files of `cifar10` with the same arrays. 49923 train, 9980
+      test, `index` in the order of `cifar10`.
     - `cifar10-jpeg`: CIFAR-10 after lossy compression, two archives of class folders of JPEG files, ordered
       by class and file name. 50000 train, 10000 test. Densities on it are not those of `cifar10`.
     - `celeba`: box (left 15, upper 40, right 163, lower 188) of the aligned 178x218 faces, to 32x32
@@ -98,7 +103,7 @@ def load_images(
         raise ValueError(f"size is {size}; allowed: {SIZE} for {name}, others for folder:PATH alone")
     folder = data_root(root)
     if name in FILES:
-        ensure_files(name, folder)
+        ensure_files(_source(name, folder), folder)
     match name:
         case "digits":
             return _load_digits(split)
@@ -108,6 +113,8 @@ def load_images(
             return _load_celeba(split, folder)
         case "cifar10-jpeg":
             return _load_cifar10_jpeg(split, folder)
+        case "cifar10-partial":
+            return cifar10.load_partial(folder, split, lambda: _load_torchvision("cifar10", split, folder))
     return _load_torchvision(name, split, folder)
 
 
@@ -121,12 +128,18 @@ def availability(root: str | os.PathLike[str] | None = None) -> dict[str, str]:
     'bundled with scikit-learn'
     """
     lines, folder = dict.fromkeys(DATASETS, "bundled with scikit-learn"), data_root(root)
-    for name, files in FILES.items():
-        paths = [folder / file for file in files]
+    for name in FILES:
+        source = _source(name, folder)
+        paths = [folder / file for file in FILES[source]]
         place = f"found in {paths[0].parent}"
-        way = "memlib downloads it on first use" if name in TORCHVISION else "memlib cannot download it"
+        way = "memlib downloads it on first use" if source in TORCHVISION else "memlib cannot download it"
         lines[name] = place if all(path.exists() for path in paths) else f"not {place}: {way}"
     return lines
+
+
+def _source(name: str, root: Path) -> str:
+    """The data set whose files are read: for the partial CIFAR-10 `cifar10`, where no sheets are."""
+    return "cifar10" if name == "cifar10-partial" and not cifar10.has_sheets(root) else name
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:

@@ -162,15 +162,18 @@ def _load(name: str, split: str) -> ImageSet:
 _MNIST = Experiment(images="mnist", epochs=100, score_every=5, num_samples=256, folds=10, repeats=10)
 _COLOR = dataclasses.replace(_MNIST, architecture="conv", num_samples=128, flip=True)
 _CIFAR10 = dataclasses.replace(_COLOR, images="cifar10", likelihood="gaussian", latent_dim=64, score_every=50)
+_CELEBA = dataclasses.replace(
+    _COLOR, images="celeba", likelihood="gaussian-scalar", latent_dim=32, epochs=50, score_every=25
+)
 
 EXPERIMENTS: dict[str, Experiment] = {
     "mnist-lr3": _MNIST,
     "mnist-lr4": dataclasses.replace(_MNIST, learning_rate=1e-4),
     "cifar10": _CIFAR10,
+    "cifar10-partial": dataclasses.replace(_CIFAR10, images="cifar10-partial"),
     "cifar10-jpeg": dataclasses.replace(_CIFAR10, images="cifar10-jpeg"),
-    "celeba": dataclasses.replace(
-        _COLOR, images="celeba", likelihood="gaussian-scalar", latent_dim=32, epochs=50, score_every=25
-    ),
+    "celeba": _CELEBA,
+    "cifar10-as-celeba": dataclasses.replace(_CELEBA, images="cifar10-partial"),
     "digits-lr3": Experiment(),
     "digits-lr4": Experiment(learning_rate=1e-4),
     "patches": Experiment(

@@ -1,5 +1,6 @@
 """The data sets of the book and folders of images; what is refused is in bad_inputs.py."""
 
+import hashlib
 import io
 import pickle
 import socket
@@ -13,8 +14,13 @@ from sklearn.datasets import load_digits, load_sample_image
 from torchvision import transforms
 from torchvision.datasets import CIFAR10
 
-from memlib import datasets
+from memlib import cifar10, datasets
 from memlib.datasets import DATASETS, availability, data_root, load_images
+from memlib.experiment import variant
+from memlib.runs.job import requested
+from memlib.runs.store import training_folder
+
+SPLITS = ("train", "test")
 
 
 @pytest.fixture(autouse=True)
@@ -111,16 +117,15 @@ def test_cifar10_checksums_are_torchvisions():
     assert datasets.FILES["cifar10"] == {f"{CIFAR10.base_folder}/{file}": md5 for file, md5 in published}
 
 
-def test_cifar10_pixels_are_channel_first(tmp_path, monkeypatch):
-    # The published files are pickled dictionaries; a row holds a red, a green and a blue plane.
-    rows = np.random.default_rng(2).integers(0, 256, (4, 3072), np.uint8)
+def write_official(root, rows, labels, monkeypatch):
+    """Files of CIFAR-10 by split, pickled dictionaries; a row is an image, its three planes one by one."""
     contents = {
-        "data_batch_1": {"data": rows[:3], "labels": [6, 9, 0]},
-        "test_batch": {"data": rows[3:], "labels": [3]},
+        "data_batch_1": {"data": rows["train"], "labels": labels["train"]},
+        "test_batch": {"data": rows["test"], "labels": labels["test"]},
         "batches.meta": {"label_names": [f"class {k}" for k in range(10)]},
     }
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
     for file, content in contents.items():
         (folder / file).write_bytes(pickle.dumps(content))
     monkeypatch.setattr(CIFAR10, "train_list", [["data_batch_1", None]])
@@ -128,11 +133,75 @@ def test_cifar10_pixels_are_channel_first(tmp_path, monkeypatch):
     monkeypatch.setitem(CIFAR10.meta, "md5", None)
     monkeypatch.setitem(datasets.FILES, "cifar10", dict.fromkeys(f"{folder.name}/{f}" for f in contents))
 
+
+def test_cifar10_pixels_are_channel_first(tmp_path, monkeypatch):
+    rows = np.random.default_rng(2).integers(0, 256, (4, 3072), np.uint8)
+    rows, labels = {"train": rows[:3], "test": rows[3:]}, {"train": [6, 9, 0], "test": [3]}
+    write_official(tmp_path, rows, labels, monkeypatch)
+
     train, test = load_images("cifar10", root=tmp_path), load_images("cifar10", "test", tmp_path)
-    np.testing.assert_array_equal(train.images, rows[:3].reshape(3, 3, 32, 32))
-    np.testing.assert_array_equal(test.images, rows[3:].reshape(1, 3, 32, 32))
+    np.testing.assert_array_equal(train.images, rows["train"].reshape(3, 3, 32, 32))
+    np.testing.assert_array_equal(test.images, rows["test"].reshape(1, 3, 32, 32))
     np.testing.assert_array_equal(train.labels, [6, 9, 0])
     assert train.classes[6] == "class 6"
+
+
+@pytest.fixture
+def cifar10_twice(tmp_path, monkeypatch):
+    """Twelve images as official files and as two sheets of 2 x 3; the second and the last are absent."""
+    rows = np.random.default_rng(3).integers(0, 256, (12, 3072), np.uint8)
+    labels, present = np.arange(12) % 10, np.isin(np.arange(12), (1, 11), invert=True)
+    both = {"rows": dict.fromkeys(SPLITS, rows), "labels": dict.fromkeys(SPLITS, labels.tolist())}
+    write_official(tmp_path / "official", **both, monkeypatch=monkeypatch)
+    place = tmp_path / "sheets" / cifar10.FOLDER
+    place.mkdir(parents=True)
+    planes = np.where(present[:, None, None, None], rows.reshape(12, 3, 32, 32), 0).astype(np.uint8)
+    for split in SPLITS:
+        for k in range(2):
+            # by hand: the image in row r and column c is the (3 r + c)th of its sheet
+            sheet = np.zeros((64, 96, 3), np.uint8)
+            for r, c in np.ndindex(2, 3):
+                tile = planes[6 * k + 3 * r + c].transpose(1, 2, 0)
+                sheet[32 * r : 32 * r + 32, 32 * c : 32 * c + 32] = tile
+            Image.fromarray(sheet).save(place / f"{split}-{k:02d}.png")
+    np.savez(place / "index.npz", train_labels=labels.astype(np.uint8), test_labels=labels.astype(np.uint8))
+    monkeypatch.setattr(cifar10, "SHEETS", dict.fromkeys(SPLITS, 2))
+    monkeypatch.setattr(cifar10, "ROWS", 2)
+    monkeypatch.setattr(cifar10, "COLUMNS", 3)
+    monkeypatch.setattr(cifar10, "ABSENT", dict.fromkeys(SPLITS, "1 11"))
+    monkeypatch.setattr(cifar10, "SHA256", dict.fromkeys(SPLITS, hashlib.sha256(planes).hexdigest()))
+    return tmp_path, rows.reshape(12, 3, 32, 32)[present]
+
+
+def test_partial_cifar10_is_the_same_from_sheets_and_from_official_files(cifar10_twice, monkeypatch):
+    root, expected = cifar10_twice
+    digests = set()
+    for place in ("official", "sheets"):
+        for split in SPLITS:
+            images = load_images("cifar10-partial", split, root / place)
+            np.testing.assert_array_equal(images.images, expected)
+            assert images.index.tolist() == [0, *range(2, 11)]
+            assert images.labels.tolist() == [0, *range(2, 10), 0]
+            assert images.absent == (1, 11) and images.classes[8] == "ship"
+        monkeypatch.setenv("MEMLIB_DATA", str(root / place))
+        experiment = variant("cifar10-partial", folds=2)
+        sets = load_images("cifar10-partial"), load_images("cifar10-partial", "test")
+        digests.add(training_folder("x", requested(experiment, *sets)[0]))
+        assert availability(root / place)["cifar10-partial"].startswith(f"found in {root / place}")
+    assert len(digests) == 1
+
+
+def test_partial_cifar10_with_another_image_is_refused(cifar10_twice):
+    root, _ = cifar10_twice
+    sheet = root / "sheets" / cifar10.FOLDER / "train-01.png"
+    pixels = np.asarray(Image.open(sheet)).copy()
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(sheet)
+    with pytest.raises(ValueError, match=r"the train images of CIFAR-10 in .*sheets have SHA-256"):
+        load_images("cifar10-partial", root=root / "sheets")
+    sheet.write_bytes(b"PNG")
+    with pytest.raises(ValueError, match=r"train-01.png is damaged"):
+        load_images("cifar10-partial", root=root / "sheets")
 
 
 def test_jpeg_archives_are_read_by_class_and_name(tmp_path, monkeypatch):

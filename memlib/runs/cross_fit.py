@@ -27,6 +27,7 @@ from memlib.runs.task import run_facts, stored_scores
 from memlib.runs.worker import Report, claimed, work_through
 
 VERSION = 4  # to be raised whenever the same request gives other numbers
+_PLACES = "labels_and_index_sha256"  # in a request
 _ALIKE = ("num_samples", "proposal")  # of all `LatentModel`s; those of a repeat share their noise, too:
 _NOISE = ("device", "batch_size", *_ALIKE)
 
@@ -202,7 +203,7 @@ def _request(images: ImageSet, plan: Experiment) -> Record:
     return {
         "images": images.name.partition(":")[0],
         "train_sha256": images.sha256,
-        "labels_and_index_sha256": places,
+        _PLACES: places,
         "folds": plan.folds,
         "seed": plan.seed,
         "cross_fit_version": VERSION,
@@ -280,7 +281,14 @@ class _Models:
             match = re.fullmatch(r"repeat-(\d+)-fold-(\d+)\.npz", path.name)
             if not match or (place := (int(match[1]), int(match[2]))) in self.done:
                 continue
-            arrays, record = store.read(path, self.request)
+            now, then = self.request, store.read_record(path)["request"]
+            if then != now and then | {_PLACES: now[_PLACES]} == now:
+                raise StoreError(
+                    f"{path} is of the same images with other labels or another index, which train may read; "
+                    "allowed: cross_fit with those of then, whose result write_scores and explore take with "
+                    "corrected ones, or another folder"
+                )
+            arrays, record = store.read(path, now)
             held_out = np.flatnonzero(_folds(self.images, self.plan, place[0]) == place[1])
             if not np.array_equal(arrays["held_out"], held_out):
                 raise StoreError(

@@ -72,6 +72,7 @@ def run(
         experiment: the specification.
         images: training images that are at hand, 32 x 32 pixels, as many as folds or more, in place of those
             that the experiment names; its `images` then does not count, and its `num_images` has to be 0.
+            Labels are only passed on into the result: who corrects them trains nothing again.
         held_out: given with them, images of the same shape that no model trains on: the model of all images
             is evaluated on them, and draws as many samples.
         root: the results folder; see `memlib.runs.store`.

@@ -63,12 +63,14 @@ def score_table(result: xr.Dataset, images: ImageSet) -> pd.DataFrame:
 
     Args:
         result: what `memlib.run`, `memlib.cross_fit` or `memlib.score_models` returns.
-        images: the training images behind it, `experiment.load_images()`, or those that were given.
+        images: the training images behind it, `experiment.load_images()`, or those that were given. Their
+            labels and index are written, which may be others than the result's: only pixels have to be equal.
 
     Raises:
         ValueError: images that are not those of the result, or what `memlib.memorization` refuses.
     """
     check_images(result, images)
+    result = result.assign_coords(index=("observation", images.index), label=("observation", images.labels))
     paper, matched = memorization(result), memorization(result, "matched")
     L, K = result.sizes["repeat"], result.sizes["fold"]
     columns = {  # with the coordinates epoch, index and label
@@ -91,22 +93,16 @@ def score_table(result: xr.Dataset, images: ImageSet) -> pd.DataFrame:
 
 
 def check_images(result: xr.Dataset, images: ImageSet) -> None:
-    """Refuse images that are not those of a result, in its order and with its labels.
+    """Refuse images whose pixels are not those of a result, in its order; labels may have been corrected.
 
     Raises:
         ValueError: saying which are allowed.
     """
-    same_pixels = images.sha256 == json.loads(result.request)["train_sha256"]
-    if not (same_pixels and np.array_equal(images.index, result.index)):
+    if images.sha256 != json.loads(result.request)["train_sha256"]:
         raise ValueError(
-            f"the images are {images!r}, others than the result's {result.sizes['observation']}; allowed: "
-            "experiment.load_images() of the experiment that was run, or those given to cross_fit"
-        )
-    if len(odd := np.flatnonzero(images.labels != result.label.values)):
-        i = odd[0]
-        raise ValueError(
-            f"labels of {len(odd)} images are others than the result's, that of image {images.index[i]} is "
-            f"{images.labels[i]} and not {result.label.values[i]}; allowed: images with the result's labels"
+            f"the images are {images!r}, others than the result's {result.sizes['observation']}, or in "
+            "another order; allowed: experiment.load_images() of the experiment that was run, or those given "
+            "to cross_fit, whatever their labels"
         )
 
 

@@ -17,7 +17,7 @@ from memlib import datasets
 from memlib.experiment import EXPERIMENTS, Experiment
 from memlib.memorization import least_observations
 from memlib.runs import inventory
-from memlib.runs.executors import ClusterError, connect
+from memlib.runs.executors import ExecutorError, connect
 from memlib.runs.inventory import Stored
 from memlib.runs.store import StoreError
 
@@ -31,7 +31,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, FloatingPointError, ClusterError) as error:
+        except (ValueError, OSError, FloatingPointError, ExecutorError) as error:
             if not _is_told(error):
                 raise
             failure = click.ClickException(str(error))
@@ -41,7 +41,7 @@ class _Commands(click.Group):
 
 def _is_told(error: Exception) -> bool:
     """Whether its message is for users; what comes out of a library is a defect and shown as one."""
-    if isinstance(error, StoreError | ClusterError):  # on whatever machine
+    if isinstance(error, StoreError | ExecutorError):  # on whatever machine
         return True
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
         return error.errno in _OUTSIDE

@@ -89,6 +89,7 @@ def cross_fit(
             NaN, +inf, of 16 bits, or of another shape or type; `LatentModel`s whose noise cannot be the same,
             or with different `num_samples`. Minus infinity is allowed: probability zero.
         StoreError: files in the folder are damaged, or answer another request.
+        WriteError: as `memlib.run`.
     """
     if not callable(train):
         raise ValueError(f"train is a {type(train).__name__}; allowed: a function of images and a seed")

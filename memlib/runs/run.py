@@ -94,6 +94,7 @@ def run(
         FloatingPointError: the training of some repeats diverged; the others are stored.
         ExecutorError: a worker ended, an executor was shut down, or memory is too short; what is finished is
             stored, and the next call goes on from there.
+        WriteError: the disk or the quota is full, a file too large, or `root` can only be read; as above.
         StoreError: a stored file is damaged or answers another request, models that are to be scored anew
             were pruned, `root` has no locks, or workers do not see it.
     """

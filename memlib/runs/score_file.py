@@ -16,6 +16,7 @@ import xarray as xr
 from memlib.data import ImageSet
 from memlib.inference import p_values
 from memlib.memorization import memorization
+from memlib.runs.disk import writing
 
 SCHEMA_VERSION = 2  # to be raised whenever a column changes its name or meaning
 
@@ -118,6 +119,7 @@ def write_scores(path: str | Path, result: xr.Dataset, images: ImageSet) -> None
 
     Raises:
         ValueError: another ending, no such folder, a file that is there, or what `score_table` refuses.
+        WriteError: the disk or the quota is full, the file too large, or its file system can only be read.
     """
     path = check_new(path)
     fields = [
@@ -141,11 +143,12 @@ def write_scores(path: str | Path, result: xr.Dataset, images: ImageSet) -> None
         "use_dictionary": [name for name in SCHEMA if name not in floats],
         "use_byte_stream_split": floats,
     }
-    try:
-        pq.write_table(table, part, compression="zstd", **compact)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            pq.write_table(table, part, compression="zstd", **compact)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def check_new(path: str | Path) -> Path:

@@ -76,7 +76,8 @@ def cross_fit(
         folder: a new one, or one with results of the same request; None keeps nothing.
         settings: with a folder, what `train` is: JSON values by name, at least one, which tell this way of
             training from any other, such as `{"model": "mixture of 8", "version": 2}`. They are part of the
-            request. `train` itself is not looked at: who changes it changes the settings.
+            request. `train` itself is not looked at: who changes it, or what it reads (a global or captured
+            array, a default, a class, a file), changes the settings, or gets what is stored of the former.
         progress: show a progress bar, of models.
 
     Returns:

@@ -6,7 +6,6 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -93,9 +92,12 @@ class ImageSet:
         """Number of channels C: 1 (gray) or 3 (RGB)."""
         return self.images.shape[1]
 
-    @cached_property
+    @property
     def sha256(self) -> str:
-        """Fingerprint of shape and pixels, 64 hexadecimal digits; labels and names do not enter."""
+        """Fingerprint of shape and pixels, 64 hexadecimal digits; labels and names do not enter.
+
+        Of the pixels of now: of an array that its owner has changed, no earlier result is taken.
+        """
         digest = hashlib.sha256(repr(self.images.shape).encode())
         digest.update(self.images)
         return digest.hexdigest()

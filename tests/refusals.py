@@ -31,7 +31,7 @@ from memlib.chapters import competition, exact, explorer, planted, repeats, yard
 from memlib.memorization import fold_assignment, memorization_scores
 from memlib.metrics import detection, duplicates, features, mifid, neighbors, samples
 from memlib.runs import cli, store
-from memlib.runs.executors import ClusterError
+from memlib.runs.executors import ExecutorError
 from memlib.runs.job import requested
 
 TINY = memlib.variant("digits-lr3", num_images=24, folds=2, repeats=1, epochs=2, num_samples=2)
@@ -84,7 +84,7 @@ def refusal(case: Case) -> Refusal:
             (folder / file).touch()
         try:
             result = case.give(folder)
-        except (ValueError, FileNotFoundError, ClusterError) as error:
+        except (ValueError, FileNotFoundError, ExecutorError) as error:
             origin = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
             return Refusal(_portable(str(error), folder), origin)
         assert getattr(result, "exit_code", 0), f"{case.given} is not refused"

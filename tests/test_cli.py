@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from memlib.experiment import EXPERIMENTS
 from memlib.runs import cli, inventory
-from memlib.runs.executors import ClusterError
+from memlib.runs.executors import ExecutorError
 from memlib.runs.inventory import Stored
 from memlib.runs.store import StoreError
 
@@ -50,7 +50,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
     "error",
     [
         StoreError("as another process told"),
-        ClusterError("as another process told"),
+        ExecutorError("as another process told"),
         OSError(errno.ENOSPC, "as another process told"),
     ],
 )

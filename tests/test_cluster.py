@@ -6,14 +6,13 @@ import os
 import sys
 import threading
 import time
-from concurrent.futures import CancelledError
 from pathlib import Path
 
 import dask
 import psutil
 import pytest
 from click.testing import CliRunner
-from distributed import Client, KilledWorker, LocalCluster, get_task_stream
+from distributed import Client, LocalCluster, get_task_stream
 from test_checkpoints import same
 
 import memlib
@@ -71,13 +70,34 @@ def test_two_workers_share_a_run(scheduler, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_task_that_ends_every_worker_is_given_up():
+def test_a_task_that_ends_every_worker_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("memlib.runs.run.finish", lambda job, member: os._exit(1))
+    message = "4 workers of the executor, a ClientExecutor, ended while they computed the same task"
     with (
         workers(1) as address,
-        pytest.raises(executors.ClusterError, match="4 workers ended while they computed the same task"),
+        pytest.raises(executors.ExecutorError, match=message),
         executors.connect(address) as executor,
     ):
-        executor.submit(os._exit, 1).result()
+        memlib.run(SPEC, root=tmp_path, executor=executor, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ("before", r"a ClientExecutor, takes no tasks \(Client is closed"),
+        ("during", r"a task of the executor, a ClientExecutor, was lost \(CancelledError\)"),
+    ],
+)
+def test_a_client_that_is_closed_is_named(scheduler, tmp_path, monkeypatch, when, message):
+    monkeypatch.setattr("memlib.runs.run.finish", lambda job, member: time.sleep(60))
+    client = Client(scheduler)
+    executor = client.get_executor(pure=False)
+    if when == "before":
+        client.close()
+    else:
+        threading.Timer(2, client.close).start()
+    with pytest.raises(executors.ExecutorError, match=f"{message}.*; what is finished is kept"):
+        memlib.run(SPEC, root=tmp_path, executor=executor, progress=False)
 
 
 def hold(marker):
@@ -128,22 +148,10 @@ def test_a_lost_worker_loses_no_result(scheduler, serial, tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (KilledWorker("finish", None, 3), "4 workers ended while they computed the same task"),
-        (CancelledError(), "the scheduler at tcp://.* was lost; what is finished is kept"),
-    ],
-)
-def test_what_dask_raises_says_what_was_lost(scheduler, error, message):
-    with pytest.raises(executors.ClusterError, match=message), executors.connect(scheduler):
-        raise error
-
-
 def test_without_dask_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with (
-        pytest.raises(executors.ClusterError, match=r"pip install 'memlib\[cluster\]'"),
+        pytest.raises(executors.ExecutorError, match=r"pip install 'memlib\[cluster\]'"),
         executors.connect("tcp://127.0.0.1:8786"),
     ):
         pass

@@ -137,8 +137,11 @@ def test_more_repeats_add_to_those_that_are_there(tmp_path):
     ("changes", "message"),
     [
         ({"images": 255 - IMAGES.images}, "train_sha256 is"),
-        ({"labels": IMAGES.labels[::-1]}, "labels_and_index_sha256 is"),
-        ({"index": IMAGES.index[::-1]}, "labels_and_index_sha256 is"),
+        (
+            {"labels": IMAGES.labels[::-1]},
+            "is of the same images with other labels or another index, which tr",
+        ),
+        ({"index": IMAGES.index[::-1]}, "is of the same images with other labels or another index, which tr"),
         ({}, "folds is 3 there and 4 in the request"),
     ],
 )

@@ -46,3 +46,12 @@ def test_sha256_depends_on_shape_and_pixels_only():
     digest = hashlib.sha256(b"(6, 1, 32, 32)" + pixels.tobytes()).hexdigest()
     assert ImageSet.of(pixels).sha256 == ImageSet.of(pixels, range(6), "other").sha256 == digest
     assert ImageSet.of(pixels.reshape(2, 3, 32, 32)).sha256 != digest
+
+
+def test_the_fingerprint_is_that_of_the_pixels_of_now():
+    """Images whose owner changed them are others, and no stored result of the former is taken."""
+    pixels = np.zeros((2, 1, 1, 1), np.uint8)
+    images = ImageSet.of(pixels)
+    before = images.sha256
+    pixels[1] = 7
+    assert images.sha256 == hashlib.sha256(b"(2, 1, 1, 1)" + bytes([0, 7])).hexdigest() != before

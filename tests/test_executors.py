@@ -1,18 +1,32 @@
 """Processes of one PyTorch thread each; progress bars in a terminal, in a log file, and switched off."""
 
 import io
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
+import loky
+import numpy as np
 import psutil
 import pytest
 import torch
 import tqdm
+from click.testing import CliRunner
 
+import memlib
+import memlib.runs.run
 from memlib.device import one_thread
-from memlib.runs.executors import processes, progress_bar, report
+from memlib.runs import cli
+from memlib.runs.executors import ExecutorError, processes, progress_bar, report
+
+SMALL = {"num_images": 24, "epochs": 2, "folds": 2, "repeats": 2, "num_samples": 2}
+SPEC = memlib.variant("digits-lr3", **SMALL)
+KEPT = "what is finished is kept, and the same command or call goes on from there"
 
 
 def test_one_thread_gives_the_threads_and_small_numbers_back():
@@ -44,6 +58,112 @@ def test_a_failure_ends_the_processes_at_once():
         pool.submit(time.sleep, 60)
         raise KeyboardInterrupt
     assert time.monotonic() - begun < 30
+
+
+def killed_in(stage):
+    """A task that is killed when it comes to a stage, as by a machine whose memory is too short."""
+
+    def task(job, group):
+        import memlib.runs.task
+        import memlib.runs.worker
+
+        def kill(*args, **options):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(memlib.runs.worker if stage == "choose_device" else memlib.runs.task, stage, kill)
+        return memlib.runs.worker.compute(job, group)
+
+    return task
+
+
+@pytest.mark.parametrize("stage", ["choose_device", "fit", "score_images"])
+def test_a_killed_process_of_a_run_is_told_in_a_sentence_and_the_run_goes_on(tmp_path, monkeypatch, stage):
+    monkeypatch.setattr("memlib.runs.run._workers", lambda *_: 2)
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    words = ["run", "digits-lr3", *words, f"--root={tmp_path}", "--device=cpu", "--quiet"]
+    with monkeypatch.context() as patch:
+        patch.setattr("memlib.runs.run.compute_in_process", killed_in(stage))
+        done = CliRunner(catch_exceptions=False).invoke(cli.main, words)
+    assert done.exit_code == 2 and "Traceback" not in done.output
+    *_, told = done.stderr.splitlines()
+    assert told.startswith("Error: a worker process of this run ended with SIGKILL(-9) before its task")
+    assert KEPT in told and not [*tmp_path.rglob("*.part")]
+    going_on = memlib.run(SPEC, root=tmp_path, device="cpu", progress=False)
+    whole = memlib.run(SPEC, root=tmp_path / "whole", device="cpu", progress=False)
+    np.testing.assert_array_equal(going_on.log_px, whole.log_px)
+
+
+def shut_down(executor):
+    executor.shutdown()
+    return executor
+
+
+def broken():
+    def fail():
+        raise RuntimeError
+
+    return ThreadPoolExecutor(1, initializer=fail)
+
+
+class ShutDownSoon(ThreadPoolExecutor):
+    """Its one thread computes, and what waits for that is canceled."""
+
+    def submit(self, *task):
+        threading.Timer(0.2, lambda: self.shutdown(wait=False, cancel_futures=True)).start()
+        return super().submit(time.sleep, 1)
+
+
+class Killed(ProcessPoolExecutor):
+    def submit(self, *task):
+        return super().submit(os._exit, 9)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: shut_down(ThreadPoolExecutor(1)), "a ThreadPoolExecutor, takes no tasks (cannot schedule"),
+        (
+            lambda: shut_down(loky.ProcessPoolExecutor(1)),
+            "a ProcessPoolExecutor, takes no tasks (cannot schedule new futures",
+        ),
+        (broken, "a worker of the executor, a ThreadPoolExecutor, ended before its task did"),
+        (lambda: ShutDownSoon(1), "a task of the executor, a ShutDownSoon, was lost (CancelledError)"),
+        (
+            lambda: Killed(2, multiprocessing.get_context("spawn")),
+            "a worker of the executor, a Killed, ended before its task did",
+        ),
+    ],
+    ids=["shut down", "loky shut down", "initializer", "shut down meanwhile", "killed"],
+)
+def test_an_executor_that_cannot_go_on_is_named(tmp_path, make, message):
+    with make() as executor, pytest.raises(ExecutorError) as raised:
+        memlib.run(SPEC, root=tmp_path, executor=executor, progress=False)
+    assert message in str(raised.value) and f"{KEPT}, with an executor that works" in str(raised.value)
+
+
+@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor(1)], ids=["here", "executor"])
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: not")],
+    ids=lambda error: type(error).__name__,
+)
+def test_too_little_memory_is_told(tmp_path, monkeypatch, executor, error):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr("memlib.runs.task.fit", fail)
+    with pytest.raises(ExecutorError, match=rf"memory is too short for a task \(.+\); {KEPT}"):
+        memlib.run(SPEC, root=tmp_path, executor=executor, device="cpu", progress=False)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, ZeroDivisionError])
+def test_a_defect_of_a_task_and_an_interrupt_stay_what_they_are(tmp_path, monkeypatch, error):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr("memlib.runs.task.fit", fail)
+    with pytest.raises(error):
+        memlib.run(SPEC, root=tmp_path, device="cpu", progress=False)
 
 
 SCRIPT = """

@@ -274,6 +274,14 @@ def test_a_class_may_have_the_name_of_an_option_and_cannot_break_the_page(result
     assert len(shown(parts(box)[1])) == 60
 
 
+def test_classes_that_were_corrected_after_the_run_are_those_that_are_shown(result, images):
+    menus, page = parts(explore(result, dataclasses.replace(images, labels=9 - images.labels)))
+    sevens = np.flatnonzero(images.labels == 2)  # called so now
+    assert sorted(matching(page, "Class", "7", menus)) == list(sevens)
+    shown_as = page.select_one(f'.tile:has(input[value="{sevens[0]}"]) .detail b')
+    assert shown_as.text == f"Image {images.index[sevens[0]]}, 7"
+
+
 def test_the_same_run_gives_the_same_page(result, images, kin):
     pages = [explore(result, images, kin).children[1].value for _ in range(2)]
     groups = [re.search(r'name="(explorer-\d+)"', page)[1] for page in pages]

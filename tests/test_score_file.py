@@ -91,27 +91,39 @@ def test_what_is_not_known_is_null(tmp_path, result, change, nulls):
     }
 
 
-LABELS = (IMAGES.labels + (np.arange(N) < 2)) % 10  # two others
+def test_labels_that_were_corrected_after_the_run_are_those_that_are_written(tmp_path, result, path):
+    """The first image is another digit, and each class has a longer name; no score is another one."""
+    labels = np.concatenate([[9 - IMAGES.labels[0]], IMAGES.labels[1:]])
+    classes = tuple(f"digit {name}" for name in IMAGES.classes)
+    corrected = dataclasses.replace(IMAGES, labels=labels, classes=classes, index=IMAGES.index + 1)
+    write_scores(tmp_path / "corrected.parquet", result, corrected)
+    table, before = (pd.read_parquet(file) for file in (tmp_path / "corrected.parquet", path))
+    assert table.label.tolist() == labels.tolist() * 2
+    assert table["index"].tolist() == (IMAGES.index + 1).tolist() * 2
+    about = pq.read_schema(tmp_path / "corrected.parquet").metadata
+    assert json.loads(about[b"memlib.classes"]) == list(classes)
+    other = ["label", "index"]
+    pd.testing.assert_frame_equal(table.drop(columns=other), before.drop(columns=other))
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"images": 255 - IMAGES.images},
-            r"the images are ImageSet\('digits'.*\), others than the result's 31",
-        ),
-        ({"index": IMAGES.index + 1}, "others than the result's 31; allowed: experiment.load_images"),
-        (
-            {"labels": LABELS},
-            f"labels of 2 images are others than the result's, that of image {IMAGES.index[0]} is "
-            f"{LABELS[0]} and not {IMAGES.labels[0]}; allowed: images with the result's labels",
-        ),
-    ],
-)
-def test_other_images_are_refused_and_nothing_is_written(tmp_path, result, changes, message):
+def test_a_run_whose_labels_were_corrected_trains_nothing_again(tmp_path, monkeypatch):
+    few, held_out = memlib.load_images("digits").subset(range(24)), memlib.load_images("digits", "test")
+    small = dataclasses.replace(TINY, num_images=0, epochs=1)
+    first = memlib.run(small, few, held_out, root=tmp_path, progress=False)
+    monkeypatch.setattr("memlib.runs.task.fit", None)  # training now would fail
+    corrected = dataclasses.replace(few, labels=9 - few.labels)
+    again = memlib.run(small, corrected, held_out, root=tmp_path, progress=False)
+    np.testing.assert_array_equal(again.log_px, first.log_px)
+    np.testing.assert_array_equal(again.label, 9 - few.labels)
+
+
+@pytest.mark.parametrize("pixels", [255 - IMAGES.images, IMAGES.images[::-1]], ids=["others", "order"])
+def test_other_images_are_refused_and_nothing_is_written(tmp_path, result, pixels):
+    message = (
+        r"the images are ImageSet\('digits'.*\), others than the result's 31, or in another order; allow"
+    )
     with pytest.raises(ValueError, match=message):
-        write_scores(tmp_path / "other.parquet", result, dataclasses.replace(IMAGES, **changes))
+        write_scores(tmp_path / "other.parquet", result, dataclasses.replace(IMAGES, images=pixels))
     assert not list(tmp_path.iterdir())
 
 

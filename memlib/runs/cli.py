@@ -17,12 +17,13 @@ from memlib import datasets
 from memlib.experiment import EXPERIMENTS, Experiment
 from memlib.memorization import least_observations
 from memlib.runs import inventory
-from memlib.runs.executors import ClusterError, connect
+from memlib.runs.disk import WriteError
+from memlib.runs.executors import ExecutorError, connect
 from memlib.runs.inventory import Stored
 from memlib.runs.store import StoreError
 
-# What a file system refuses, which is no defect: permission, space, quota, writing at all.
-_OUTSIDE = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# What a file system refuses, which is no defect: permission, space, quota, size, writing at all.
+_OUTSIDE = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class _Commands(click.Group):
@@ -31,7 +32,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, FloatingPointError, ClusterError) as error:
+        except (ValueError, OSError, FloatingPointError, ExecutorError) as error:
             if not _is_told(error):
                 raise
             failure = click.ClickException(str(error))
@@ -41,7 +42,7 @@ class _Commands(click.Group):
 
 def _is_told(error: Exception) -> bool:
     """Whether its message is for users; what comes out of a library is a defect and shown as one."""
-    if isinstance(error, StoreError | ClusterError):  # on whatever machine
+    if isinstance(error, StoreError | ExecutorError | WriteError):  # on whatever machine
         return True
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
         return error.errno in _OUTSIDE

@@ -27,6 +27,7 @@ from memlib.runs.task import run_facts, stored_scores
 from memlib.runs.worker import Report, claimed, work_through
 
 VERSION = 4  # to be raised whenever the same request gives other numbers
+_PLACES = "labels_and_index_sha256"  # in a request
 _ALIKE = ("num_samples", "proposal")  # of all `LatentModel`s; those of a repeat share their noise, too:
 _NOISE = ("device", "batch_size", *_ALIKE)
 
@@ -75,7 +76,8 @@ def cross_fit(
         folder: a new one, or one with results of the same request; None keeps nothing.
         settings: with a folder, what `train` is: JSON values by name, at least one, which tell this way of
             training from any other, such as `{"model": "mixture of 8", "version": 2}`. They are part of the
-            request. `train` itself is not looked at: who changes it changes the settings.
+            request. `train` itself is not looked at: who changes it, or what it reads (a global or captured
+            array, a default, a class, a file), changes the settings, or gets what is stored of the former.
         progress: show a progress bar, of models.
 
     Returns:
@@ -88,6 +90,7 @@ def cross_fit(
             NaN, +inf, of 16 bits, or of another shape or type; `LatentModel`s whose noise cannot be the same,
             or with different `num_samples`. Minus infinity is allowed: probability zero.
         StoreError: files in the folder are damaged, or answer another request.
+        WriteError: as `memlib.run`.
     """
     if not callable(train):
         raise ValueError(f"train is a {type(train).__name__}; allowed: a function of images and a seed")
@@ -202,7 +205,7 @@ def _request(images: ImageSet, plan: Experiment) -> Record:
     return {
         "images": images.name.partition(":")[0],
         "train_sha256": images.sha256,
-        "labels_and_index_sha256": places,
+        _PLACES: places,
         "folds": plan.folds,
         "seed": plan.seed,
         "cross_fit_version": VERSION,
@@ -280,7 +283,14 @@ class _Models:
             match = re.fullmatch(r"repeat-(\d+)-fold-(\d+)\.npz", path.name)
             if not match or (place := (int(match[1]), int(match[2]))) in self.done:
                 continue
-            arrays, record = store.read(path, self.request)
+            now, then = self.request, store.read_record(path)["request"]
+            if then != now and then | {_PLACES: now[_PLACES]} == now:
+                raise StoreError(
+                    f"{path} is of the same images with other labels or another index, which train may read; "
+                    "allowed: cross_fit with those of then, whose result write_scores and explore take with "
+                    "corrected ones, or another folder"
+                )
+            arrays, record = store.read(path, now)
             held_out = np.flatnonzero(_folds(self.images, self.plan, place[0]) == place[1])
             if not np.array_equal(arrays["held_out"], held_out):
                 raise StoreError(

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Executor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -67,17 +67,23 @@ def processes(workers: int, progress: Callable[[int], object] = lambda images: N
     Args:
         workers: processes, >= 1.
         progress: is called in a thread of this process with what the tasks `report`.
+
+    Raises:
+        ExecutorError: the machine gives no processes.
     """
     from loky import ProcessPoolExecutor  # which takes time that who lists results need not wait for
     from loky.backend import get_context
 
-    queue = get_context("loky").SimpleQueue()
+    with submitting(None):  # which needs semaphores
+        queue = get_context("loky").SimpleQueue()
+        pool = ProcessPoolExecutor(
+            workers, env=ENVIRONMENT, initializer=_connect, initargs=(queue, os.getpid())
+        )
 
     def listen() -> None:
         while (images := queue.get()) is not None:
             progress(images)
 
-    pool = ProcessPoolExecutor(workers, env=ENVIRONMENT, initializer=_connect, initargs=(queue, os.getpid()))
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     try:
@@ -128,8 +134,75 @@ def progress_bar(total: int, title: str, unit: str, enabled: bool = True) -> tqd
     )
 
 
-class ClusterError(RuntimeError):
-    """A cluster that cannot be reached, or on which a task ends every worker that tries it."""
+class ExecutorError(RuntimeError):
+    """An executor that cannot be reached or takes no tasks, or a task that was lost with its worker."""
+
+
+@contextlib.contextmanager
+def telling(executor: Executor | None) -> Iterator[None]:
+    """Say in a sentence that whatever computes tasks ended, was shut down, or had too little memory.
+
+    Args:
+        executor: of the user; None for this process and those that it has started.
+
+    Raises:
+        ExecutorError: saying so; errors of other kinds are left as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        if told := _lost(error, executor):
+            raise ExecutorError(told) from error
+        raise
+
+
+@contextlib.contextmanager
+def submitting(executor: Executor | None) -> Iterator[None]:
+    """Say so where an executor takes no tasks; arguments and errors are those of `telling`."""
+    try:
+        yield
+    except Exception as error:
+        refused = isinstance(error, RuntimeError | OSError) or _library(error) == "distributed"
+        if not refused or (executor is None and isinstance(error, BrokenExecutor)):
+            raise  # whose own worker ended meanwhile
+        whose = (
+            f"the executor, a {type(executor).__name__}," if executor else "a process pool of this machine"
+        )
+        raise ExecutorError(f"{whose} takes no tasks ({_line(error)}); {_kept(executor)}") from error
+
+
+def _lost(error: Exception, executor: Executor | None) -> str:
+    """What a task's error says of who computed it; empty where it is the task's own."""
+    kind, short = type(error).__name__, "as happens where memory or time is too short"
+    whose = f"of the executor, a {type(executor).__name__}," if executor else "process of this run"
+    if kind == "KilledWorker":
+        ended = f"{error.allowed_failures + 1} workers {whose} ended while they computed the same task"
+        return f"{ended}, {short}; {_kept(executor)}; their logs say more"
+    if isinstance(error, BrokenExecutor):
+        told = re.search(r"exit codes of the workers are \{(.+?)\}", str(error))
+        status = f" with {told[1]}" if told else ""
+        fewer = "" if executor else "; a smaller OMP_NUM_THREADS starts fewer processes"
+        return f"a worker {whose} ended{status} before its task did, {short}; {_kept(executor)}{fewer}"
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
+        return f"memory is too short for a task ({_line(error)}); {_kept(executor)}"
+    if isinstance(error, CancelledError) or _library(error) in ("loky", "distributed"):
+        return f"a task {whose} was lost ({_line(error)}), as where that is shut down; {_kept(executor)}"
+    return ""
+
+
+def _kept(executor: Executor | None) -> str:
+    """The way out."""
+    other = ", with an executor that works" if executor else ""
+    return f"what is finished is kept, and the same command or call goes on from there{other}"
+
+
+def _library(error: Exception) -> str:
+    return type(error).__module__.partition(".")[0]
+
+
+def _line(error: Exception) -> str:
+    """The first line of its message, or what type it is."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager
@@ -141,29 +214,18 @@ def connect(scheduler: str) -> Iterator[Executor]:
 
     Raises:
         ValueError: what is no address.
-        ClusterError: Dask is not installed, no scheduler answers there, it was lost, or so many workers ended
-            while they computed a task that Dask gave it up.
+        ExecutorError: Dask is not installed, or no scheduler answers there.
     """
     if not re.fullmatch(r"[a-z]+://.+:\d+", scheduler):
         raise ValueError(f"scheduler is {scheduler!r}; allowed: an address such as tcp://10.0.0.1:8786")
     try:
-        from distributed import Client, KilledWorker
+        from distributed import Client
     except ImportError as error:
-        raise ClusterError("a scheduler needs Dask: pip install 'memlib[cluster]'") from error
+        raise ExecutorError("a scheduler needs Dask: pip install 'memlib[cluster]'") from error
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
-        raise ClusterError(f"no scheduler answers at {scheduler}") from error
+        raise ExecutorError(f"no scheduler answers at {scheduler}") from error
     with client:
-        try:
-            # results of a task that failed or whose files were deleted must not be used again
-            yield client.get_executor(pure=False)
-        except KilledWorker as error:
-            raise ClusterError(
-                f"{error.allowed_failures + 1} workers ended while they computed the same task, as happens "
-                "where memory or time is too short; what is finished is kept, and their logs say more"
-            ) from error
-        except CancelledError as error:
-            raise ClusterError(
-                f"the scheduler at {scheduler} was lost; what is finished is kept, and the same run goes on"
-            ) from error
+        # results of a task that failed or whose files were deleted must not be used again
+        yield client.get_executor(pure=False)

@@ -1,6 +1,5 @@
 """What is stored: a listing with the progress of every run, and a check of every file."""
 
-import errno
 import json
 import re
 from collections.abc import Iterator
@@ -122,7 +121,7 @@ def _claimed(folder: Path, member: Member) -> bool:
         with store.claim(store.member_path(folder, member)) as free:
             return not free
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):  # who may only read cannot tell
+        if error.errno in store.READ_ONLY:  # who may only read cannot tell
             return False
         raise
 

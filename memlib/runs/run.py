@@ -8,8 +8,9 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future, as_completed, wait
+from concurrent.futures import Executor, Future, wait
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from memlib.device import check_device, choose_device
 from memlib.experiment import Experiment
 from memlib.runs.checkpoints import Checkpoints
 from memlib.runs.cost import Estimate, cost, estimate
-from memlib.runs.executors import processes, progress_bar
+from memlib.runs.executors import processes, progress_bar, submitting, telling
 from memlib.runs.job import Job, job_of
 from memlib.runs.store import Member, StoreError
 from memlib.runs.task import Task
@@ -30,6 +31,7 @@ from memlib.runs.worker import (
     LOG,
     WAIT_SECONDS,
     Report,
+    T,
     check_precisions,
     compute,
     compute_in_process,
@@ -72,6 +74,7 @@ def run(
         experiment: the specification.
         images: training images that are at hand, 32 x 32 pixels, as many as folds or more, in place of those
             that the experiment names; its `images` then does not count, and its `num_images` has to be 0.
+            Labels are only passed on into the result: who corrects them trains nothing again.
         held_out: given with them, images of the same shape that no model trains on: the model of all images
             is evaluated on them, and draws as many samples.
         root: the results folder; see `memlib.runs.store`.
@@ -89,6 +92,9 @@ def run(
     Raises:
         ValueError: bad settings, before any training starts.
         FloatingPointError: the training of some repeats diverged; the others are stored.
+        ExecutorError: a worker ended, an executor was shut down, or memory is too short; what is finished is
+            stored, and the next call goes on from there.
+        WriteError: the disk or the quota is full, a file too large, or `root` can only be read; as above.
         StoreError: a stored file is damaged or answers another request, models that are to be scored anew
             were pruned, `root` has no locks, or workers do not see it.
     """
@@ -114,18 +120,19 @@ def run(
         title = f"{job.training['images']}, {len(missing)} of {len(job.members)} tasks"
         title += f", {epochs} epochs" if epochs else ", scoring"
         if executor:
-            with progress_bar(len(missing), title, "tasks", enabled=progress) as bar:
+            with telling(executor), progress_bar(len(missing), title, "tasks", enabled=progress) as bar:
                 diverged = _run_elsewhere(abroad, missing, executor, bar.update)
         else:
             work, workers = sum(map(Task(job, where).work, missing)), _workers(job, missing, where)
             with (
+                telling(None),
                 progress_bar(work, title, "images", enabled=progress) as bar,
                 contextlib.ExitStack() as pools,
             ):
                 if workers > 1:
                     pool = pools.enter_context(processes(workers, bar.update))
                     submit = functools.partial(pool.submit, compute_in_process, abroad)
-                    attempt: Callable = lambda left: _collect([submit(group) for group in left])  # noqa: E731
+                    attempt: Callable = lambda left: _collect(submit, left)  # noqa: E731
                 else:
                     attempt = lambda left: [compute(job, group, bar.update) for group in left]  # noqa: E731
                 diverged = work_through(_groups(job, missing, where), attempt, job.path, job.is_done)
@@ -264,12 +271,21 @@ def _groups(job: Job, missing: dict[Member, int], device: torch.device) -> list[
 
 
 def _collect(
-    futures: list[Future[Report]], tick: Callable[[int], object] = lambda done: None
+    submit: Callable[[T], Future[Report]],
+    pieces: Iterable[T],
+    executor: Executor | None = None,
+    tick: Callable[[int], object] = lambda done: None,
 ) -> list[Report]:
     """The results; when one fails, those that wait are cancelled and those that run finish."""
+    futures: list[Future[Report]] = []
+    ended: SimpleQueue[Future[Report]] = SimpleQueue()
     try:
-        for future in as_completed(futures):
-            future.result()
+        with submitting(executor):
+            for piece in pieces:
+                futures.append(submit(piece))
+                futures[-1].add_done_callback(ended.put)
+        for _ in futures:
+            ended.get().result()  # as_completed misses what the shutdown of an executor cancels
             tick(1)
     except Exception:
         wait([future for future in futures if not future.cancel()])
@@ -285,7 +301,7 @@ def _run_elsewhere(
     Raises:
         StoreError: what they wrote is not seen here.
     """
-    reports = _collect([executor.submit(finish, job, member) for member in missing], tick)
+    reports = _collect(functools.partial(executor.submit, finish, job), missing, executor, tick)
     diverged = {member: reason for report in reports for member, reason in report.diverged.items()}
     deadline = time.monotonic() + SHARED_SECONDS
     for member in missing:

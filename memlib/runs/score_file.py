@@ -16,6 +16,7 @@ import xarray as xr
 from memlib.data import ImageSet
 from memlib.inference import p_values
 from memlib.memorization import memorization
+from memlib.runs.disk import writing
 
 SCHEMA_VERSION = 2  # to be raised whenever a column changes its name or meaning
 
@@ -63,12 +64,14 @@ def score_table(result: xr.Dataset, images: ImageSet) -> pd.DataFrame:
 
     Args:
         result: what `memlib.run`, `memlib.cross_fit` or `memlib.score_models` returns.
-        images: the training images behind it, `experiment.load_images()`, or those that were given.
+        images: the training images behind it, `experiment.load_images()`, or those that were given. Their
+            labels and index are written, which may be others than the result's: only pixels have to be equal.
 
     Raises:
         ValueError: images that are not those of the result, or what `memlib.memorization` refuses.
     """
     check_images(result, images)
+    result = result.assign_coords(index=("observation", images.index), label=("observation", images.labels))
     paper, matched = memorization(result), memorization(result, "matched")
     L, K = result.sizes["repeat"], result.sizes["fold"]
     columns = {  # with the coordinates epoch, index and label
@@ -91,22 +94,16 @@ def score_table(result: xr.Dataset, images: ImageSet) -> pd.DataFrame:
 
 
 def check_images(result: xr.Dataset, images: ImageSet) -> None:
-    """Refuse images that are not those of a result, in its order and with its labels.
+    """Refuse images whose pixels are not those of a result, in its order; labels may have been corrected.
 
     Raises:
         ValueError: saying which are allowed.
     """
-    same_pixels = images.sha256 == json.loads(result.request)["train_sha256"]
-    if not (same_pixels and np.array_equal(images.index, result.index)):
+    if images.sha256 != json.loads(result.request)["train_sha256"]:
         raise ValueError(
-            f"the images are {images!r}, others than the result's {result.sizes['observation']}; allowed: "
-            "experiment.load_images() of the experiment that was run, or those given to cross_fit"
-        )
-    if len(odd := np.flatnonzero(images.labels != result.label.values)):
-        i = odd[0]
-        raise ValueError(
-            f"labels of {len(odd)} images are others than the result's, that of image {images.index[i]} is "
-            f"{images.labels[i]} and not {result.label.values[i]}; allowed: images with the result's labels"
+            f"the images are {images!r}, others than the result's {result.sizes['observation']}, or in "
+            "another order; allowed: experiment.load_images() of the experiment that was run, or those given "
+            "to cross_fit, whatever their labels"
         )
 
 
@@ -122,6 +119,7 @@ def write_scores(path: str | Path, result: xr.Dataset, images: ImageSet) -> None
 
     Raises:
         ValueError: another ending, no such folder, a file that is there, or what `score_table` refuses.
+        WriteError: the disk or the quota is full, the file too large, or its file system can only be read.
     """
     path = check_new(path)
     fields = [
@@ -145,11 +143,12 @@ def write_scores(path: str | Path, result: xr.Dataset, images: ImageSet) -> None
         "use_dictionary": [name for name in SCHEMA if name not in floats],
         "use_byte_stream_split": floats,
     }
-    try:
-        pq.write_table(table, part, compression="zstd", **compact)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            pq.write_table(table, part, compression="zstd", **compact)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def check_new(path: str | Path) -> Path:

@@ -27,18 +27,21 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import xarray as xr
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from memlib.runs.disk import writing
+
 # To be raised whenever the same request gives other models, or other scores of the same models.
 TRAINING_VERSION = 4
 SCORING_VERSION = 4
 RECORD = "record"
 REQUEST = "request.json"
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # what is said of results that may only be read
 LOCK_SECONDS = 0.04  # patience for a claim; who lists results holds each lock for a moment
 
 # Fields of an experiment that change the scores of models, and not the models. `score_every` is none of them:
@@ -122,36 +125,46 @@ def remove(folder: Path, member: Member, after: int = 0) -> None:
     for path in folder.glob(f"{stem}-epoch-*"):
         match = re.match(rf"{stem}-epoch-(\d+)\.npz", path.name)
         if match and int(match[1]) > after:
-            with contextlib.suppress(PermissionError):  # others' results, which may only be read
+            try:
                 path.unlink(missing_ok=True)
+            except OSError as error:
+                if error.errno not in READ_ONLY:
+                    raise
 
 
 def write(path: Path, arrays: Mapping[str, NDArray], record: Record) -> None:
     """Write arrays and their record so that the file is there whole or not at all.
 
     What a process that was killed left of a file goes when a file of that name is written again.
+
+    Raises:
+        WriteError: as `disk.writing`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f"{path.name}.*.part"):
-        left.unlink(missing_ok=True)
     # the name is this process's own, on whatever machine that shares the folder
     part = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{path.name}.*.part"):
+            left.unlink(missing_ok=True)
+        try:
+            with part.open("wb") as file:
+                _write_archive(file, arrays, record | {"file": path.name})
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _write_archive(file: BinaryIO, arrays: Mapping[str, NDArray], record: Record) -> None:
     hashes = {}
-    try:
-        with part.open("wb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                for name, array in arrays.items():
-                    content = _serialized(array)
-                    hashes[name] = hashlib.sha256(content).hexdigest()
-                    archive.writestr(f"{name}.npy", content)
-                record = record | {"file": path.name, "arrays": hashes}
-                archive.writestr(f"{RECORD}.npy", _serialized(np.array(json.dumps(record))))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            content = _serialized(array)
+            hashes[name] = hashlib.sha256(content).hexdigest()
+            archive.writestr(f"{name}.npy", content)
+        archive.writestr(f"{RECORD}.npy", _serialized(np.array(json.dumps(record | {"arrays": hashes}))))
 
 
 def _serialized(array: NDArray) -> memoryview:
@@ -261,9 +274,10 @@ def write_request(folder: Path, request: Mapping[str, Any]) -> None:
     What a process that was killed has left half written is written again.
     """
     path, content = folder / REQUEST, json.dumps(dict(request), indent=1).encode()
-    folder.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_bytes() != content:
-        path.write_bytes(content)
+        with writing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
 
 def lock_path(path: Path) -> Path:
@@ -279,11 +293,13 @@ def claim(path: Path) -> Iterator[bool]:
 
     Raises:
         StoreError: the file system has no locks.
+        WriteError: as `disk.writing`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_path(path), fallback_to_soft=False)
     try:
-        lock.acquire(timeout=LOCK_SECONDS, poll_interval=LOCK_SECONDS / 4)
+        with writing(lock_path(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=LOCK_SECONDS, poll_interval=LOCK_SECONDS / 4)
     except Timeout:
         yield False
         return

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 from scipy.spatial.distance import cdist
+from sklearn.cluster import BisectingKMeans, KMeans, MeanShift, MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
 import memlib.metrics.samples
@@ -79,6 +80,23 @@ def test_cells_are_tested_by_themselves_and_weighted_by_their_held_out_images():
     same, other = (data_copying(training, held_out, generated, 3, seed).z for seed in (4, 5))
     np.testing.assert_array_equal(same, test.z)
     assert not np.array_equal(other, test.z)
+
+
+@pytest.mark.parametrize("kind", [KMeans, MiniBatchKMeans, BisectingKMeans, MeanShift])
+def test_cells_are_those_of_the_images_whatever_the_clusterer_was_fitted_to(kind):
+    """Three groups far apart, so that all partitions are the same but for their numbers."""
+    training, held_out, generated = groups(60, 60, 60), groups(50, 40, 30, seed=1), groups(*[40] * 3, seed=2)
+    order = np.random.default_rng(0).permutation(180)
+    options = {"bandwidth": 20} if kind is MeanShift else {"random_state": 0}
+    options |= {"n_clusters": 3} if "n_clusters" in kind().get_params() else {}
+    alone = [
+        data_copying(training[a : a + 60], held_out[slice(*b)], generated[c : c + 40], 1).statistic
+        for a, b, c in ((0, (0, 50), 0), (60, (50, 90), 40), (120, (90, 120), 80))
+    ]
+    right = np.dot(alone, [50, 40, 30]) / 120
+    for points in (training, training[order], groups(60, 60, 60, seed=3), groups(7, 8, 9, seed=3)):
+        found = data_copying(training, held_out, generated, kind(**options).fit(points))
+        assert len(found.z) == 3 and found.statistic == pytest.approx(right, rel=1e-12)
 
 
 def groups(*sizes, seed=0):

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 
 from memlib.checks import check_one_of, check_range
 from memlib.metrics import samples as metrics
-from memlib.metrics.mifid import frechet_distance, memorization_distance, moments, penalized_fid
+from memlib.metrics.fid import frechet_distance, moments, rounding_error
+from memlib.metrics.mifid import memorization_distance, penalized_fid
 from memlib.metrics.neighbors import nearest
 
 # what speaks against a generator: +1 a large value, -1 a small one
@@ -39,7 +40,8 @@ def yardsticks(
     Returns:
         A row for each generator, a column for each of `SIDES`: `offenders`, the share of generated images
         closer to a training image, in cosine distance, than the 0.01 quantile of held-out images is;
-        `AuthPct` in percent; `rho > 1` as `memlib.metrics.samples.closer_share`.
+        `AuthPct` in percent; `MiFID`, NaN where FID is below its rounding error; `rho > 1` as
+        `memlib.metrics.samples.closer_share`.
     """
     check_range(1, generators=len(generators))
     return _measure(training, eps, cells)(generators, held_out)
@@ -58,11 +60,12 @@ def _measure(
         limit = np.quantile(memorization_distance(held_out, training).distances, TAIL)
         rows = {}
         for name, generated in generators.items():
-            fid, near = frechet_distance(generated, normal), memorization_distance(generated, training)
+            own, near = moments(generated, "generated"), memorization_distance(generated, training)
+            fid, rounding = frechet_distance(own, normal), rounding_error(own, normal)
             row = {
                 "FID": fid,
                 "d": near.d,
-                "MiFID": float(penalized_fid(fid, near.d, eps)),
+                "MiFID": float(penalized_fid(fid, near.d, eps, rounding)),
                 "offenders": (near.distances < limit).mean(),
                 "C_T": metrics.data_copying(training, held_out, generated, partition).statistic,
                 "AuthPct": 100 * metrics.authenticity(training, generated, spacing).mean(),

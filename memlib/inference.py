@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from memlib.checks import Floats, Ints, check_one_of, check_range, check_share
+from memlib.checks import Floats, Ints, as_array, check_one_of, check_range, check_share
 from memlib.memorization import checked_arrays, memorization
 
 DRAWS = 9999  # random choices behind p-values
@@ -68,7 +68,7 @@ def rank_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[f
 
     Source: Bonett & Wright (2000), Psychometrika 65, 23-28.
     """
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    a, b = as_array("a", a, np.float64), as_array("b", b, np.float64)
     if a.ndim != 1 or a.shape != b.shape or len(a) < 4 or np.isnan(a).any() or np.isnan(b).any():
         given = f"{a.shape} and {b.shape}"
         raise ValueError(f"a and b must be numbers (n,), n at least 4, without NaN, got {given}")
@@ -248,7 +248,7 @@ def _of_halves(result: xr.Dataset, score: Score, splits: int, seed: int) -> tupl
     n = result.sizes["observation"]
 
     def numbers(run: xr.Dataset) -> Floats:
-        values = np.asarray(score(run), dtype=np.float64)
+        values = as_array("scores", score(run), np.float64)
         if values.shape != (n,) or np.isnan(values).any():
             given = f"{values.shape}, NaN {np.isnan(values).sum()} times"
             raise ValueError(f"scores are {given}; allowed: ({n},), one of each image, without NaN")

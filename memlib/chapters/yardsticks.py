@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from memlib.checks import check_one_of, check_range
+from memlib.checks import as_array, check_one_of, check_range
 from memlib.metrics import samples as metrics
 from memlib.metrics.fid import frechet_distance, moments, rounding_error
 from memlib.metrics.mifid import memorization_distance, penalized_fid
@@ -105,7 +105,7 @@ def perfect_generator(
     """
     check_range(2, splits=splits)
     check_range(0, seed=seed)
-    pool, measure = np.asarray(pool), _measure(training, eps, cells)
+    pool, measure = as_array("pool", pool), _measure(training, eps, cells)
     rng, m = np.random.default_rng(seed), len(pool) // 2
     orders = [rng.permutation(len(pool)) for _ in range(splits)]
     rows = [measure({"": pool[order[:m]]}, pool[order[m : 2 * m]]) for order in orders]
@@ -134,7 +134,7 @@ def own_or_unseen(
     Returns:
         A row for each draw: `own` and `unseen`, the memorization distances of the samples.
     """
-    own, unseen = np.asarray(own), np.asarray(unseen)
+    own, unseen = as_array("own", own), as_array("unseen", unseen)
     check_range(1, draws=draws)
     check_range(0, seed=seed)
     check_range(2, **{"unseen images": len(unseen)})
@@ -178,7 +178,8 @@ def by_image(training: ArrayLike, samples: ArrayLike, held_out: ArrayLike) -> pd
         nearest sample, inf at a copy. Distances are those of `mifid.memorization_distance`; NaN
         where all features of an image are 0, and where it is a copy of both a sample and a held-out image.
     """
-    training, samples, held_out = (np.asarray(x) for x in (training, samples, held_out))
+    both = {"training": training, "samples": samples, "held_out": held_out}
+    training, samples, held_out = (as_array(name, x) for name, x in both.items())
     if len(samples) != len(held_out):
         raise ValueError(f"samples are {len(samples)}, held_out {len(held_out)}; allowed: as many")
     count = np.bincount(memorization_distance(samples, training).neighbors, minlength=len(training))

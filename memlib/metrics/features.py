@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from memlib.checks import check_range
+from memlib.checks import as_array, check_range
 from memlib.data import ImageSet
 from memlib.datasets import fingerprint
 from memlib.device import one_thread
@@ -35,7 +35,7 @@ def extract(module: nn.Module, images: NDArray[np.uint8], batch_size: int = 256)
     Raises:
         ValueError: images or batch size not as above, or a module that returns something else.
     """
-    images = np.asarray(images)
+    images = as_array("images", images)
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         given = f"{images.dtype} {images.shape}"
         raise ValueError(f"images are {given}; allowed: uint8 (n, C, H, W), n at least 1")

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
-from memlib.checks import Floats, Ints, check_range
+from memlib.checks import Floats, Ints, as_array, check_range
 from memlib.metrics.fid import Moments, frechet_distance, moments, rounding_error
 from memlib.metrics.neighbors import batches, feature_matrices
 
@@ -144,7 +144,7 @@ def penalized_fid(fid: ArrayLike, d: ArrayLike, eps: float, rounding: float = 0.
     """
     if not 0 < eps <= 1:
         raise ValueError(f"eps is {eps}; allowed: above 0 and at most 1")
-    fid, d = np.asarray(fid, dtype=np.float64), np.asarray(d, dtype=np.float64)
+    fid, d = as_array("fid", fid, np.float64), as_array("d", d, np.float64)
     undefined = np.isnan(d) | (fid < rounding)
     return np.where(undefined, np.nan, fid / (np.where(d < eps, d, 1.0) + DELTA))
 

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from memlib.checks import Floats, Ints, check_range
+from memlib.checks import Floats, Ints, as_array, check_range
 
 BLOCK = 2**22  # numbers handled at once by the searches of this room: 32 MB in float64
 
@@ -91,7 +91,7 @@ def nearest(queries: ArrayLike, references: ArrayLike, *, exclude_self: bool = F
 
 def check_images(name: str, images: ArrayLike) -> NDArray[np.uint8]:
     """Images as an array; ValueError by `name` for others than uint8 (n, C, H, W), H and W even."""
-    images = np.asarray(images)
+    images = as_array(name, images)
     shape = images.shape
     if images.dtype != np.uint8 or images.ndim != 4 or 0 in shape or shape[2] % 2 or shape[3] % 2:
         allowed = "uint8 (n, C, H, W), n at least 1, H and W even"
@@ -111,7 +111,7 @@ def feature_matrices(**sets: ArrayLike) -> list[NDArray[np.floating]]:
     >>> feature_matrices(generated=[[1, 2]], training=[[1, 2], [3, 4]])[0]
     array([[1., 2.]])
     """
-    arrays = [np.asarray(values) for values in sets.values()]
+    arrays = [as_array(name, values) for name, values in sets.items()]
     for name, x in zip(sets, arrays, strict=True):
         if x.ndim != 2 or x.dtype.kind not in "buif" or not x.size:
             raise ValueError(f"{name} are {x.dtype} {x.shape}; allowed: numbers of shape (n, d)")
@@ -174,8 +174,8 @@ def distance_ratio_as_published(
     """
     check_range(1, batch=batch)
     *_, to_validation, to_sample = distance_ratio(train, validation, samples)
-    first = np.asarray(train, dtype=np.float64)[np.arange(len(train)) // batch * batch]  # x_b(i), (n, d)
-    neighbors = np.asarray(validation)[to_validation], np.asarray(samples)[to_sample]
+    first = as_array("train", train, np.float64)[np.arange(len(train)) // batch * batch]  # x_b(i), (n, d)
+    neighbors = as_array("validation", validation)[to_validation], as_array("samples", samples)[to_sample]
     distances = [np.linalg.norm(first - x, axis=1) for x in neighbors]
     return DistanceRatio(_ratio(*distances), *distances, to_validation, to_sample)
 

@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
-from memlib.checks import Floats, Ints, check_whole
+from memlib.checks import Floats, Ints, as_array, check_whole
 from memlib.metrics.neighbors import distance_ratio, feature_matrices, nearest
 
 ENOUGH = 20  # generated images that a cell of the data-copying test must exceed
@@ -126,7 +126,7 @@ def authenticity(
     distance, index = nearest(generated, training)
     if spacing is None:
         spacing = nearest(training, training, exclude_self=True)[0]
-    spacing, shape = np.asarray(spacing), (len(training),)
+    spacing, shape = as_array("spacing", spacing), (len(training),)
     if spacing.shape != shape:
         raise ValueError(f"spacing is {spacing.shape}; allowed: {shape}")
     return distance > spacing[index]
@@ -212,7 +212,7 @@ def _spaces(k: int, **sets: ArrayLike) -> list[Floats]:
 
 
 def _reach(reach: ArrayLike | None, training: Floats, k: int) -> Floats:
-    reach = radii(training, k) if reach is None else np.asarray(reach)
+    reach = radii(training, k) if reach is None else as_array("reach", reach)
     if reach.shape != (len(training),):
         raise ValueError(f"reach is {reach.shape}; allowed: ({len(training)},), one of each training image")
     return reach

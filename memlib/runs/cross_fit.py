@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 import memlib.runs.store as store
-from memlib.checks import Ints
+from memlib.checks import Ints, as_array, check_unmasked
 from memlib.data import ImageSet
 from memlib.experiment import Experiment, Stream
 from memlib.memorization import fold_assignment
@@ -137,6 +137,7 @@ def score_models(
     Raises:
         ValueError: as `cross_fit`, or models and folds that do not fit.
     """
+    check_unmasked(fold_of=fold_of)
     try:
         fold_of = np.asarray(fold_of)
     except ValueError as error:
@@ -360,12 +361,10 @@ class _Models:
 
 def _checked_log_px(values: ArrayLike, n: int, place: Place) -> NDArray[np.float64]:
     """What a model returned as float64 (n,)."""
-    given = values if isinstance(values, torch.Tensor) else np.asarray(values)
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = (values.double() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
-    values = np.asarray(values)
     what = f"log_prob of {_named(place)} returned"
+    check_unmasked(**{f"what log_prob of {_named(place)} returned": values})
+    given = values if isinstance(values, torch.Tensor) else np.asarray(values)
+    values = as_array("log_px", values)
     if values.dtype.kind not in "iuf" or values.shape != (n,):
         raise ValueError(f"{what} {values.dtype} {values.shape}; allowed: numbers ({n},), one per image")
     if values.dtype.kind == "f" and given.dtype.itemsize < 4:

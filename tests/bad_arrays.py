@@ -102,6 +102,17 @@ YARDSTICKS = [
     call("features.train_classifier(digits.subset([0, 0]))", "has one label; allowed: images of two or more"),
     variable("MEMLIB_DATA", "FILE", "competition.load()", "the data folder is 'FILE', which is a file"),
     call("samples.authenticity(x, y, np.ones(99))", "spacing is (99,); allowed: (40,)"),
+    call("samples.authenticity(x, y[:0])", "generated are float64 (0, 4); allowed: numbers of shape (n, d)"),
+    call(
+        "samples.authenticity(x, y, np.full(40, np.nan))", "spacing has values that are no distances; allowed"
+    ),
+    call(
+        "samples.precision_recall(x, y, 3, np.full(40, -1))",
+        "reach has values that are no distances; allowed",
+    ),
+    call(
+        "features.extract(len, digits.images)", "module is a builtin_function_or_method; allowed: a torch.nn"
+    ),
     call("samples.precision_recall(x, y, 3, np.ones(1))", "reach is (1,); allowed: (40,), one of each"),
     call(
         "detection.auc(M, M.astype(int))", "score is (40,) and positive int64 (40,); allowed: (n,), bool (n,)"

@@ -155,6 +155,14 @@ def test_the_mifid_of_all_training_images_but_one_is_defined(precision, caplog):
     assert found.mifid == pytest.approx(found.fid * 1e15)
 
 
+@pytest.mark.parametrize("unit", [2.0**330, 2.0**450])
+def test_large_features_have_the_same_mifid_in_their_unit(unit):
+    x, y = normal(60, 4), normal(40, 4, seed=1)
+    one, other = (mifid(scale * y, scale * x, eps=0.1, replicates=20) for scale in (1, unit))
+    assert (other.mifid, other.fid) == pytest.approx((one.mifid * unit**2, one.fid * unit**2), rel=1e-9)
+    assert other.mifid_interval == pytest.approx([unit**2 * end for end in one.mifid_interval], rel=1e-9)
+
+
 def test_other_images_are_not_penalized():
     generated = normal(300, 8, seed=2) + 0.5
     found = mifid(generated, TRAINING, eps=0.01, replicates=20)

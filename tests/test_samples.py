@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -13,6 +14,7 @@ from sklearn.cluster import BisectingKMeans, KMeans, MeanShift, MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
 import memlib.metrics.samples
+from memlib.metrics.neighbors import nearest
 from memlib.metrics.samples import (
     ENOUGH,
     authenticity,
@@ -196,3 +198,27 @@ def test_known_radii_give_the_same():
     assert density_coverage(x, y, 5, radii(x, 5)) == density_coverage(x, y)
     for measure in (precision_recall, density_coverage):
         assert measure(x, y, 3, np.zeros(40)) != measure(x, y, 3), "what is given is used"
+
+
+@pytest.mark.parametrize("unit", [2.0**330, 2.0**490, 2.0**-330, 2.0**-900])
+def test_units_are_no_matter(unit):
+    """Also those whose squares are beyond the range of floating point."""
+    x, y, z = normal(60, 4), normal(40, 4, seed=1), normal(40, 4, seed=2)
+    near = nearest(y, x)
+    for one, other in zip(near, nearest(y * unit, x * unit), strict=True):
+        np.testing.assert_array_equal(other, one * unit if one.dtype == float else one)
+    np.testing.assert_array_equal(radii(x * unit, 3), radii(x, 3) * unit)
+    for measure in (authenticity, precision_recall, density_coverage):
+        np.testing.assert_array_equal(measure(x * unit, y * unit), measure(x, y))
+    assert precision_recall(x * unit, y * unit, 3, radii(x, 3) * unit) == precision_recall(x, y)
+    assert closer_share(x * unit, y * unit, z * unit) == closer_share(x, y, z)
+    by_unit = data_copying(x * unit, y * unit, z * unit, 1).statistic
+    assert by_unit == data_copying(x, y, z, 1).statistic
+
+
+def test_tensors_count_as_their_values():
+    x, y = torch.tensor(normal(40, 4)), torch.tensor(normal(30, 4, seed=1))
+    right = authenticity(x.bfloat16().double().numpy(), y.bfloat16().double().numpy())
+    np.testing.assert_array_equal(authenticity(x.bfloat16(), y.bfloat16()), right)
+    right = precision_recall(x.numpy(), y.numpy())
+    assert precision_recall(x.requires_grad_(), y.requires_grad_()) == right

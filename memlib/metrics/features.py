@@ -25,7 +25,8 @@ def extract(module: nn.Module, images: NDArray[np.uint8], batch_size: int = 256)
     """Features that a module gives images, with the module in evaluation mode on its own device.
 
     Args:
-        module: takes float32 (B, C, H, W), values in [0, 1]; returns (B, ...), which is flattened.
+        module: takes (B, C, H, W), values in [0, 1], of the floating-point type of its first parameter or
+            buffer that has one, else float32; returns numbers (B, ...), which are flattened.
         images: uint8 (n, C, H, W).
         batch_size: at least 1.
 
@@ -40,16 +41,22 @@ def extract(module: nn.Module, images: NDArray[np.uint8], batch_size: int = 256)
         given = f"{images.dtype} {images.shape}"
         raise ValueError(f"images are {given}; allowed: uint8 (n, C, H, W), n at least 1")
     check_range(1, batch_size=batch_size)
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module is a {type(module).__name__}; allowed: a torch.nn.Module")
+    own = [*module.parameters(), *module.buffers()]
+    device = next((t.device for t in own), torch.device("cpu"))
+    if device.type == "meta":
+        raise ValueError("the module is on 'meta', without values; allowed: a device that computes")
+    dtype = next((t.dtype for t in own if t.is_floating_point()), torch.float32)
     modes = {part: part.training for part in module.modules()}
     module.eval()
     blocks = []
     try:
         for batch in torch.tensor(images).split(batch_size):
-            out = module(x := batch.to(device).float() / 255)
-            if not isinstance(out, Tensor) or out.ndim < 2 or len(out) != len(x):
-                got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise ValueError(f"the module returns {got} for {len(x)} images; allowed: a tensor (B, ...)")
+            out = module(x := (batch.to(device).float() / 255).to(dtype))
+            if not isinstance(out, Tensor) or out.ndim < 2 or len(out) != len(x) or out.is_complex():
+                got = f"{out.dtype} {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+                raise ValueError(f"the module returns {got} for {len(x)} images; allowed: numbers (B, ...)")
             blocks.append(out.flatten(1).float().cpu().numpy())
     finally:
         for part, training in modes.items():  # one by one: a slice of a network is itself in training mode

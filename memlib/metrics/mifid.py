@@ -12,7 +12,7 @@ from scipy import linalg
 
 from memlib.checks import Floats, Ints, as_array, check_range
 from memlib.metrics.fid import Moments, frechet_distance, moments, rounding_error
-from memlib.metrics.neighbors import batches, feature_matrices
+from memlib.metrics.neighbors import batches, feature_matrices, unit_of
 
 LOG = logging.getLogger("memlib")
 
@@ -227,6 +227,11 @@ def _resampled(
 ) -> Iterator[tuple[float, float]]:
     """FID and d of samples of the generated features, drawn with replacement."""
     n, rng = len(generated), np.random.default_rng(seed)
+    if (unit := unit_of(generated, reference.root, reference.mean)) != 1:  # or fourth powers overflow
+        other = reference._replace(mean=reference.mean / unit, root=reference.root / unit)
+        scaled = _resampled(generated / np.float64(unit), other, nearest, replicates, seed)
+        yield from ((unit**2 * fid, d) for fid, d in scaled)
+        return
     center = generated.mean(axis=0, dtype=np.float64)
     x = generated - center  # (n, d)
     turned, squares = x @ reference.root.T, (x**2).sum(axis=1)

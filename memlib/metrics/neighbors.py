@@ -1,5 +1,6 @@
 """Nearest neighbors in pixel space: do model samples lie closer to a training image than held-out images?"""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -65,6 +66,9 @@ def nearest(queries: ArrayLike, references: ArrayLike, *, exclude_self: bool = F
     """
     both = feature_matrices(queries=queries, references=references)
     q, r = (x.astype(np.float64, copy=False) for x in both)
+    if (unit := unit_of(q, r)) != 1:
+        distance, index = nearest(q / unit, r / unit, exclude_self=exclude_self)
+        return unit * distance, index
     if exclude_self and (q.shape != r.shape or len(r) < 2):
         given = f"{q.shape} and {r.shape}"
         raise ValueError(f"exclude_self needs equal shapes, got {given}; allowed: 2 rows or more")
@@ -97,6 +101,16 @@ def check_images(name: str, images: ArrayLike) -> NDArray[np.uint8]:
         allowed = "uint8 (n, C, H, W), n at least 1, H and W even"
         raise ValueError(f"{name} must be {allowed}, got {images.dtype} {shape}")
     return images
+
+
+def unit_of(*arrays: NDArray[np.floating]) -> float:
+    """A power of two by which numbers are to be divided, so that their squares are within the float range.
+
+    >>> unit_of(np.array([3.0])), unit_of(np.array([3e-200])) < 1e-199
+    (1.0, True)
+    """
+    top = max(max(float(x.max()), -float(x.min())) for x in arrays)
+    return 1.0 if top == 0 or 1e-60 < top < 1e60 else math.ldexp(1, math.frexp(top)[1])
 
 
 def batches(rows: int, columns: int) -> Iterator[slice]:

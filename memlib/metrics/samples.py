@@ -11,7 +11,7 @@ from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
 from memlib.checks import Floats, Ints, as_array, check_whole
-from memlib.metrics.neighbors import distance_ratio, feature_matrices, nearest
+from memlib.metrics.neighbors import distance_ratio, feature_matrices, nearest, unit_of
 
 ENOUGH = 20  # generated images that a cell of the data-copying test must exceed
 
@@ -123,12 +123,15 @@ def authenticity(
     >>> authenticity([[0.0], [3.0]], [[0.5], [7.0]])
     array([False,  True])
     """
+    training, generated = feature_matrices(training=training, generated=generated)
     distance, index = nearest(generated, training)
     if spacing is None:
         spacing = nearest(training, training, exclude_self=True)[0]
     spacing, shape = as_array("spacing", spacing), (len(training),)
     if spacing.shape != shape:
         raise ValueError(f"spacing is {spacing.shape}; allowed: {shape}")
+    if spacing.dtype.kind not in "iuf" or not (spacing >= 0).all():
+        raise ValueError("spacing has values that are no distances; allowed: numbers, 0 or more")
     return distance > spacing[index]
 
 
@@ -150,7 +153,8 @@ def radii(x: ArrayLike, k: int) -> Floats:
     array([4., 3., 4.])
     """
     [x] = _spaces(k, images=x)
-    return NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors()[0][:, -1]
+    unit = unit_of(x)
+    return unit * NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x / unit).kneighbors()[0][:, -1]
 
 
 def precision_recall(
@@ -215,11 +219,15 @@ def _reach(reach: ArrayLike | None, training: Floats, k: int) -> Floats:
     reach = radii(training, k) if reach is None else as_array("reach", reach)
     if reach.shape != (len(training),):
         raise ValueError(f"reach is {reach.shape}; allowed: ({len(training)},), one of each training image")
+    if reach.dtype.kind not in "iuf" or not (reach >= 0).all():
+        raise ValueError("reach has values that are no distances; allowed: numbers, 0 or more")
     return reach
 
 
 def _inside(queries: Floats, centers: Floats, reach: Floats) -> Iterator[NDArray[np.bool_]]:
     """Which queries are within reach of which centers, (part of queries, centers), 64 MB at a time."""
+    unit = unit_of(queries, centers)
+    queries, centers, reach = queries / unit, centers / unit, reach / unit
     # equal rows are at distance 0 only up to the root of the rounding error of their squares
     reach = reach + 1e-7 * (reach + np.sqrt((centers**2).sum(axis=1)))
     return (part <= reach for part in pairwise_distances_chunked(queries, centers, working_memory=64))

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from memlib.checks import as_array, check_range
 from memlib.data import ImageSet
 from memlib.datasets import fingerprint
-from memlib.device import one_thread
+from memlib.device import one_thread, own_settings
 from memlib.models import initialize_
 
 WIDTH = 16  # channels of the classifier's first convolution
 
 
+@own_settings()
 @torch.no_grad()
 def extract(module: nn.Module, images: NDArray[np.uint8], batch_size: int = 256) -> NDArray[np.float32]:
     """Features that a module gives images, with the module in evaluation mode on its own device.
@@ -73,6 +74,7 @@ def pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return extract(nn.Identity(), images)
 
 
+@own_settings()
 def train_classifier(images: ImageSet, features: int = 32, steps: int = 1000, seed: int = 0) -> nn.Sequential:
     """Train a small convolutional network to tell the labels apart; all but its last layer gives features.
 

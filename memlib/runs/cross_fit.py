@@ -65,9 +65,11 @@ def cross_fit(
     Args:
         train: called as `train(images, seed)` with the images to train on and a seed of this model, in
             0..2^31 - 1; returns the model, see `Model`. Both get an `ImageSet`, so that models may use
-            labels: pixels, uint8 (n, C, H, W), are in `.images`. A `memlib.LatentModel` is scored with noise
-            that follows from `seed` and the repeat, the same for all models of a repeat, which therefore
-            need the same type of device and batch size; `num_samples` is the same for all models.
+            labels: pixels, uint8 (n, C, H, W), are in `.images`. It runs with PyTorch's default type,
+            default device and grad mode as they are, and so does a `log_prob` of yours. A
+            `memlib.LatentModel` is scored with memlib's, and noise that follows from `seed` and the repeat,
+            the same for all models of a repeat, which therefore need the same type of device and batch size;
+            `num_samples` is the same for all models.
         images: all images, of any height and width, at least as many as folds.
         folds: K, models per repeat, 2 or more.
         repeats: L, 1 or more.

@@ -2,10 +2,11 @@
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -61,3 +62,30 @@ def check_one_of(allowed: Iterable[object], /, **values: object) -> None:
     for name, value in values.items():
         if value not in known:
             raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(str, known))}")
+
+
+def check_unmasked(**values: object) -> None:
+    """ValueError for a masked array, also one without masked values, or for a list of such; it names it."""
+    for name, value in values.items():
+        if isinstance(value, list | tuple):
+            for part in value:
+                check_unmasked(**{name: part})
+        elif isinstance(value, np.ma.MaskedArray):
+            raise ValueError(
+                f"{name} is a masked array, {value.dtype} {value.shape}, whose masked values would be used; "
+                "allowed: a plain array of those that count, such as x[~x.mask.any(axis=1)].data of rows"
+            )
+
+
+def as_array(name: str, values: object, dtype: DTypeLike = None) -> NDArray:
+    """What callers give as an array, of tensors on any device the values; ValueError for a masked one.
+
+    >>> as_array("scores", [1, 2], float)
+    array([1., 2.])
+    """
+    check_unmasked(**{name: values})
+    torch = sys.modules.get("torch")  # who has no tensors need not wait for its import
+    if torch and isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = values.double() if values.dtype == torch.bfloat16 else values  # NumPy has none
+    return np.asarray(values, dtype)

@@ -10,6 +10,8 @@ from typing import Self
 
 import numpy as np
 
+from memlib.checks import as_array, check_unmasked
+
 SIZE = 32  # height and width of the images of `DATASETS`, in pixels
 
 
@@ -41,6 +43,7 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         images, classes = self.images, self.classes
+        check_unmasked(images=images, labels=self.labels, index=self.index)
         shape = images.shape if isinstance(images, np.ndarray) and images.dtype == np.uint8 else ()
         if len(shape) != 4 or 0 in shape or shape[1] not in (1, 3):
             allowed = "uint8 (n, C, H, W) with n, H, W >= 1 and C 1 or 3"
@@ -73,6 +76,7 @@ class ImageSet:
         >>> ImageSet.of(np.zeros((3, 1, 48, 64), np.uint8), ["cat", "dog", "cat"])
         ImageSet('own', 'train', n=3, channels=1, size=48x64, classes=2)
         """
+        check_unmasked(images=images, labels=labels)
         shape = np.shape(images)[:1]
         values, places = np.unique([name] * sum(shape) if labels is None else labels, return_inverse=True)
         classes = tuple(map(str, values.tolist()))
@@ -115,7 +119,7 @@ class ImageSet:
         >>> load_images("patches", "test").subset([5, 0]).index
         array([35, 15])
         """
-        chosen = np.asarray(indices)
+        chosen = as_array("indices", indices)
         if chosen.ndim != 1 or chosen.size == 0 or chosen.dtype.kind not in "iu":
             raise ValueError(f"indices must be integers (m,), m >= 1, got {_describe(chosen)}")
         if chosen.min() < 0 or chosen.max() >= len(self):

@@ -60,6 +60,28 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 @contextlib.contextmanager
+def own_settings() -> Iterator[None]:
+    """PyTorch as memlib needs it: float32 and the CPU by default, gradients where asked for, no autocast.
+
+    What callers have set for themselves changes no number, breaks nothing, and is as before afterwards.
+    Serves as a decorator, too, but of no generator.
+    """
+    dtype = torch.get_default_dtype()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.empty(0).device.type != "cpu":  # costs time in every call of PyTorch
+            stack.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        yield
+
+
+@contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """PyTorch computes on one core within this block, and takes numbers below 1e-38, slow ones, for 0.
 

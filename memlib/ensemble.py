@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from memlib.decoding import folded
-from memlib.device import check_precision, products
+from memlib.device import check_precision, own_settings, products
 from memlib.experiment import Precision
 from memlib.models import SIDE, VAE, Likelihood
 
@@ -204,6 +204,7 @@ def flipped(images: Tensor, streams: Streams) -> Tensor:
     return torch.where(coin[..., None, None, None], images.flip(-1), images)
 
 
+@own_settings()
 @torch.no_grad()
 def sample(
     model: Ensemble, count: int, channels: int, generator: torch.Generator, batch_size: int = 512
@@ -225,6 +226,7 @@ def sample(
     return images.cpu().numpy()
 
 
+@own_settings()
 @torch.no_grad()
 def latent_means(
     model: Ensemble, images: NDArray[np.uint8], generator: torch.Generator, batch_size: int = 512

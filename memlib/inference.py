@@ -14,10 +14,11 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from memlib.checks import Floats, Ints, check_one_of, check_range, check_share
+from memlib.checks import Floats, Ints, as_array, check_one_of, check_range, check_share
 from memlib.memorization import checked_arrays, memorization
 
 DRAWS = 9999  # random choices behind p-values
+ROUNDING = 1e-12  # of a float64 number that was computed, relative to it; equal ones differ by no more
 
 Score = Callable[[xr.Dataset], ArrayLike]  # from a run of some repeats, last epoch only, to (n,) numbers
 
@@ -67,7 +68,7 @@ def rank_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[f
 
     Source: Bonett & Wright (2000), Psychometrika 65, 23-28.
     """
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    a, b = as_array("a", a, np.float64), as_array("b", b, np.float64)
     if a.ndim != 1 or a.shape != b.shape or len(a) < 4 or np.isnan(a).any() or np.isnan(b).any():
         given = f"{a.shape} and {b.shape}"
         raise ValueError(f"a and b must be numbers (n,), n at least 4, without NaN, got {given}")
@@ -247,7 +248,7 @@ def _of_halves(result: xr.Dataset, score: Score, splits: int, seed: int) -> tupl
     n = result.sizes["observation"]
 
     def numbers(run: xr.Dataset) -> Floats:
-        values = np.asarray(score(run), dtype=np.float64)
+        values = as_array("scores", score(run), np.float64)
         if values.shape != (n,) or np.isnan(values).any():
             given = f"{values.shape}, NaN {np.isnan(values).sum()} times"
             raise ValueError(f"scores are {given}; allowed: ({n},), one of each image, without NaN")
@@ -273,10 +274,14 @@ def p_values(result: xr.Dataset, draws: int = DRAWS, seed: int = 0) -> xr.DataAr
     If that is so, the K models of a repeat are exchangeable, and the one that did not see the observation is
     as likely as any other to be the one that gives it the lowest probability. The statistic is the sum over
     repeats of log p under the models that did not see it; it is compared with the same sum for one model
-    chosen at random from each repeat. No distribution is assumed: where there are no more than `draws` such
-    choices all of them are taken, otherwise as many at random, and the p-value is exact or, with (1 + hits) /
-    (1 + draws), valid. It is about the estimates of log p(x): where Pareto k-hat is high they depend on the
-    proposal, and with the encoder's an encoder that fits unseen images worse makes a difference, too.
+    chosen at random from each repeat, and choices with a lower or an equal sum are hits. Sums are equal up to
+    rounding in float64, of log-probabilities as they are given. Of sums with minus infinity the one with more
+    of them is lower, and of as many that whose other terms sum to less.
+
+    No distribution is assumed: where there are no more than `draws` such choices all of them are taken,
+    otherwise as many at random, and the p-value is exact or, with (1 + hits) / (1 + draws), valid. It is
+    about the estimates of log p(x): where Pareto k-hat is high they depend on the proposal, and with the
+    encoder's an encoder that fits unseen images worse makes a difference, too.
 
     Args:
         result: as for `memlib.memorization`.
@@ -313,14 +318,23 @@ def p_values(result: xr.Dataset, draws: int = DRAWS, seed: int = 0) -> xr.DataAr
 def _count_lower(own: Floats, choices: Ints) -> Ints:
     """How many choices have a sum at or below that of the held-out models, (n,), from (L, K, n)."""
     L, K, n = own.shape
-    own = np.maximum(own, -1e30)  # of minus infinity there is no difference
-    # sums of chosen entries as a product with ones and zeros; differences from the held-out, for accuracy
-    difference = (own - own[:, :1]).reshape(L * K, n)
+    lost = np.isneginf(own)
+    own = np.where(lost, 0, own)
+    # sums of chosen entries as a product with ones and zeros; differences from the held-out, for accuracy,
+    # lowered by what rounding may add, which leaves ties at or below 0
+    difference = own - own[:, :1]
+    difference -= np.where(difference, ROUNDING * (np.abs(own) + np.abs(own[:, :1])), 0)
     chosen = np.zeros((len(choices), L * K))
     chosen[np.arange(len(choices))[:, None], np.arange(L) * K + choices] = 1
-    size = max(1, 2**22 // len(choices))  # observations at once, so that memory stays bounded
-    parts = np.split(difference, range(size, n, size), axis=1)
-    return np.concatenate([(chosen @ part <= 0).sum(axis=0) for part in parts])
+    counts, size = [], max(1, 2**22 // len(choices))  # observations at once, so that memory stays bounded
+    for start in range(0, n, size):
+        part = slice(start, start + size)
+        lower = chosen @ difference[..., part].reshape(L * K, -1) <= 0
+        if lost[..., part].any():
+            more = chosen @ (lost[..., part] - 1.0 * lost[:, :1, part]).reshape(L * K, -1)
+            lower = (more > 0) | lower & (more == 0)
+        counts.append(lower.sum(axis=0))
+    return np.concatenate(counts)
 
 
 def memorized(result: xr.Dataset, rate: float = 0.1, draws: int = DRAWS, seed: int = 0) -> xr.DataArray:
@@ -346,4 +360,4 @@ def memorized(result: xr.Dataset, rate: float = 0.1, draws: int = DRAWS, seed: i
     check_share(rate=rate)
     p = p_values(result, draws, seed)
     adjusted = stats.false_discovery_control(p.values, axis=1)
-    return p.copy(data=adjusted <= rate).rename("memorized")
+    return p.copy(data=adjusted <= rate * (1 + ROUNDING)).rename("memorized")

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from memlib.checks import Bools, Floats, Ints, check_one_of, check_range, check_share
+from memlib.checks import Bools, Floats, Ints, as_array, check_one_of, check_range, check_share
 
 Estimator = Literal["paper", "matched"]
 
@@ -79,7 +79,7 @@ def fold_assignment(n: int, folds: int, rng: np.random.Generator) -> Ints:
 
 def log_mean_exp(values: Floats, axis: int) -> Floats:
     """Logarithm of the mean of exp(values) over `axis`, float64; -inf where all are."""
-    values = np.asarray(values, dtype=np.float64)
+    values = as_array("values", values, np.float64)
     top = values.max(axis=axis, keepdims=True)
     shift = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):
@@ -122,7 +122,7 @@ def memorization_scores(
     Source: eq. (3) and the K-fold estimator of section 3; Efron & Stein (1981) for the jackknife.
     """
     check_one_of(get_args(Estimator), estimator=estimator)
-    log_px, fold_of = np.asarray(log_px), np.asarray(fold_of)
+    log_px, fold_of = as_array("log_px", log_px), as_array("fold_of", fold_of)
     _check_arrays(log_px, fold_of)
 
     seen, left = _seen_and_left(log_px.astype(np.float64, copy=False), fold_of)
@@ -130,7 +130,7 @@ def memorization_scores(
     V, V_weight, V_without = _log_means(left, estimator)
     sampling = np.full(U.shape, np.nan)
     if variance is not None:
-        variance = np.asarray(variance, dtype=np.float64)
+        variance = as_array("variance", variance, np.float64)
         if variance.shape != log_px.shape:
             raise ValueError(f"variance has shape {variance.shape}; allowed: that of log_px, {log_px.shape}")
         if bad := int((~(variance >= 0)).sum()):
@@ -217,7 +217,8 @@ def highly_memorized(M: Floats, quantile: float = 0.95) -> Bools:
             scores that it is none itself.
     """
     check_share(quantile=quantile)
-    shape, least = np.shape(M), least_observations(quantile)
+    M = as_array("M", M)
+    shape, least = M.shape, least_observations(quantile)
     if len(shape) != 1:
         raise ValueError(f"M has shape {shape}; allowed: (n,)")
     if shape[0] < least:

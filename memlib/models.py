@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memlib.checks import check_one_of, check_range
+from memlib.device import own_settings
 from memlib.experiment import Architecture, LikelihoodName
 
 SIDE = 32  # Table 1 is made for 32 x 32 images
@@ -252,6 +253,7 @@ def _conv(channels: int, latent_dim: int, outputs: int, F_: int) -> tuple[nn.Mod
     return encoder, 32 * F_, decoder
 
 
+@own_settings()
 def build_vae(
     architecture: Architecture,
     likelihood: LikelihoodName,

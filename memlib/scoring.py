@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memlib.checks import check_one_of, check_range
 from memlib.decoding import FEWEST_SAMPLES, PerceptronDecoder
-from memlib.device import products
+from memlib.device import own_settings, products
 from memlib.ensemble import Ensemble, Streams, Tick, draws
 from memlib.experiment import Precision, ProposalName
 from memlib.models import VAE, Likelihood
@@ -175,6 +175,7 @@ def fitted_log_px(
     return result._replace(log_px=result.log_px.masked_fill(mean.isnan().any(-1), math.nan))
 
 
+@own_settings()
 @torch.no_grad()
 def log_px(
     model: LatentVariableModel,
@@ -243,6 +244,7 @@ def members(model: Ensemble, num_samples: int) -> Sequence[LatentVariableModel]:
     return [_One(vae, num_samples) for vae in model.unstack()] if on_cpu else [model]
 
 
+@own_settings()
 @torch.no_grad()
 def score_images(
     model: Ensemble,

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memlib.device import products
+from memlib.device import own_settings, products
 from memlib.ensemble import Ensemble, Tick, draws, flipped, perturbed
 
 LOG = logging.getLogger("memlib")
@@ -171,6 +171,7 @@ def fit(
         yield epoch, total.cpu().numpy() / size
 
 
+@own_settings()
 @torch.no_grad()
 def mean_loss(
     model: Ensemble, images: Tensor, noise: torch.Generator, batch_size: int = 512

@@ -102,6 +102,17 @@ YARDSTICKS = [
     call("features.train_classifier(digits.subset([0, 0]))", "has one label; allowed: images of two or more"),
     variable("MEMLIB_DATA", "FILE", "competition.load()", "the data folder is 'FILE', which is a file"),
     call("samples.authenticity(x, y, np.ones(99))", "spacing is (99,); allowed: (40,)"),
+    call("samples.authenticity(x, y[:0])", "generated are float64 (0, 4); allowed: numbers of shape (n, d)"),
+    call(
+        "samples.authenticity(x, y, np.full(40, np.nan))", "spacing has values that are no distances; allowed"
+    ),
+    call(
+        "samples.precision_recall(x, y, 3, np.full(40, -1))",
+        "reach has values that are no distances; allowed",
+    ),
+    call(
+        "features.extract(len, digits.images)", "module is a builtin_function_or_method; allowed: a torch.nn"
+    ),
     call("samples.precision_recall(x, y, 3, np.ones(1))", "reach is (1,); allowed: (40,), one of each"),
     call(
         "detection.auc(M, M.astype(int))", "score is (40,) and positive int64 (40,); allowed: (n,), bool (n,)"
@@ -158,6 +169,21 @@ YARDSTICKS = [
     ),
     call("detection.auc(M, M > 9, original=M[:9])", "original is (9,); allowed: as score, (40,)"),
     call("samples.data_copying(x, y, y, 41)", "cells is 41; allowed: 1 to 40, the training images"),
+    call(
+        "samples.data_copying(x, y, y, cluster.DBSCAN())",
+        "cells is DBSCAN(); allowed: a number of cells, or a fi",
+    ),
+    call(
+        "samples.data_copying(x, y, y, cluster.KMeans(3))", "cells is KMeans(n_clusters=3); allowed: a number"
+    ),
+    call(
+        "samples.data_copying(x, y, y, samples.partitioned(x[:, :3], 1))",
+        "cells are of 3 features, images of 4",
+    ),
+    call(
+        "samples.data_copying(x + 99, y, y, samples.partitioned(np.vstack([x, x + 99]), 2))",
+        "has no training im",
+    ),
     call("yardsticks.yardsticks({}, x, y, 0.1)", "generators is 0; allowed: 1 or more"),
     call("features.spaces(digits, digits, 298, 1)", "width is 298; allowed: 1 to 297, the measured imag"),
     call("exact.LinearGaussian(x, M, 1.0, 0.5)", "sigma2 is 1.0, inflation 0.5; allowed: above 0, and at"),

@@ -21,6 +21,7 @@ import xarray as xr
 from chapters import execute
 from click.testing import CliRunner
 from PIL import Image
+from sklearn import cluster
 from tinybook import notebook, write_book
 
 import memlib
@@ -121,6 +122,7 @@ NAMES = {
     "M": np.arange(40.0),
     "x": _RNG.normal(size=(40, 4)),
     "y": _RNG.normal(size=(30, 4)),
+    "cluster": cluster,
     "mifid": mifid,
     "detection": detection,
     "samples": samples,

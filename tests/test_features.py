@@ -73,15 +73,43 @@ def test_features_are_those_of_evaluation_and_training_goes_on_as_before():
     ("function", "got"),
     [
         (lambda x: (x, x), "tuple"),
-        (lambda x: x.sum((1, 2, 3)), r"\(2,\)"),
-        (lambda x: x[:1], r"\(1, 1, 1, 2\)"),
+        (lambda x: x.sum((1, 2, 3)), r"torch.float32 \(2,\)"),
+        (lambda x: x[:1], r"torch.float32 \(1, 1, 1, 2\)"),
+        (lambda x: 1j * x, r"torch.complex64 \(2, 1, 1, 2\)"),
     ],
 )
 def test_a_module_that_gives_no_features_is_refused_and_has_its_modes_again(function, got):
     module = nn.Sequential(nn.Dropout(0.5), Returns(function))
-    with pytest.raises(ValueError, match=rf"returns {got} for 2 images; allowed: a tensor \(B, ...\)"):
+    with pytest.raises(ValueError, match=rf"returns {got} for 2 images; allowed: numbers \(B, ...\)"):
         extract(module, LEVELS)
     assert all(part.training for part in module.modules())
+
+
+class Scaled(nn.Module):
+    """Twice the levels by a parameter or a buffer of its own type."""
+
+    def __init__(self, dtype, buffer):
+        super().__init__()
+        two = torch.full((1,), 2, dtype=dtype)
+        self.register_buffer("step", torch.zeros(1, dtype=torch.int64))  # as batch norm has
+        self.register_buffer("two", two) if buffer else self.register_parameter("two", nn.Parameter(two))
+
+    def forward(self, x):
+        assert x.dtype == self.two.dtype
+        return x * self.two
+
+
+@pytest.mark.parametrize("buffer", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_module_sees_levels_of_its_own_type(dtype, buffer):
+    got = extract(Scaled(dtype, buffer), LEVELS)
+    np.testing.assert_allclose(got, [[0, 0.4], [0.8, 2]], rtol=max(1e-6, torch.finfo(dtype).eps))
+    assert got.dtype == np.float32
+
+
+def test_a_module_without_values_is_refused():
+    with pytest.raises(ValueError, match="the module is on 'meta', without values; allowed: a device"):
+        extract(nn.Linear(2, 1, device="meta"), LEVELS)
 
 
 def test_the_images_are_left_alone():

@@ -124,6 +124,45 @@ def test_few_copies_are_penalized():
     np.testing.assert_array_equal(found.nearest.neighbors, np.tile(range(20), 20))
 
 
+SAME = {
+    "themselves": lambda x: x,
+    "in another order": lambda x: x[::-1],
+    "in other last places": lambda x: np.nextafter(x, np.inf),
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("scale", [1e-6, 1, 1e4])
+@pytest.mark.parametrize("offset", [0, 1, 1e3])
+def test_the_mifid_of_the_training_images_is_undefined(precision, scale, offset, caplog):
+    """One rounding error over another: 0, or any number."""
+    x = (scale * (normal(500, 64) + offset)).astype(precision)
+    for name, change in SAME.items():
+        found = mifid(change(x), x, eps=0.1, replicates=20)
+        assert found.fid < found.fid_rounding < 1e-6 * scale**2 * (1 + offset**2), name
+        assert np.isnan([found.mifid, *found.mifid_interval]).all()
+        assert found.fid_interval[0] <= found.fid <= found.fid_interval[1]
+    assert "MiFID is undefined: FID is" in caplog.text
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_mifid_of_all_training_images_but_one_is_defined(precision, caplog):
+    """Covariances of 500 and of 499 differ by far more than rounding, and float64 and float32 agree."""
+    x = (normal(500, 64) + 1).astype(precision)
+    found = mifid(x[:-1], x, eps=0.1, replicates=20)
+    assert found.fid > 1e4 * found.fid_rounding and not caplog.text
+    assert found.fid == pytest.approx(mifid(x[:-1].astype(float), x, eps=0.1, replicates=0).fid, rel=1e-9)
+    assert found.mifid == pytest.approx(found.fid * 1e15)
+
+
+@pytest.mark.parametrize("unit", [2.0**330, 2.0**450])
+def test_large_features_have_the_same_mifid_in_their_unit(unit):
+    x, y = normal(60, 4), normal(40, 4, seed=1)
+    one, other = (mifid(scale * y, scale * x, eps=0.1, replicates=20) for scale in (1, unit))
+    assert (other.mifid, other.fid) == pytest.approx((one.mifid * unit**2, one.fid * unit**2), rel=1e-9)
+    assert other.mifid_interval == pytest.approx([unit**2 * end for end in one.mifid_interval], rel=1e-9)
+
+
 def test_other_images_are_not_penalized():
     generated = normal(300, 8, seed=2) + 0.5
     found = mifid(generated, TRAINING, eps=0.01, replicates=20)

@@ -4,14 +4,17 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 from scipy.spatial.distance import cdist
+from sklearn.cluster import BisectingKMeans, KMeans, MeanShift, MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
 import memlib.metrics.samples
+from memlib.metrics.neighbors import nearest
 from memlib.metrics.samples import (
     ENOUGH,
     authenticity,
@@ -79,6 +82,23 @@ def test_cells_are_tested_by_themselves_and_weighted_by_their_held_out_images():
     same, other = (data_copying(training, held_out, generated, 3, seed).z for seed in (4, 5))
     np.testing.assert_array_equal(same, test.z)
     assert not np.array_equal(other, test.z)
+
+
+@pytest.mark.parametrize("kind", [KMeans, MiniBatchKMeans, BisectingKMeans, MeanShift])
+def test_cells_are_those_of_the_images_whatever_the_clusterer_was_fitted_to(kind):
+    """Three groups far apart, so that all partitions are the same but for their numbers."""
+    training, held_out, generated = groups(60, 60, 60), groups(50, 40, 30, seed=1), groups(*[40] * 3, seed=2)
+    order = np.random.default_rng(0).permutation(180)
+    options = {"bandwidth": 20} if kind is MeanShift else {"random_state": 0}
+    options |= {"n_clusters": 3} if "n_clusters" in kind().get_params() else {}
+    alone = [
+        data_copying(training[a : a + 60], held_out[slice(*b)], generated[c : c + 40], 1).statistic
+        for a, b, c in ((0, (0, 50), 0), (60, (50, 90), 40), (120, (90, 120), 80))
+    ]
+    right = np.dot(alone, [50, 40, 30]) / 120
+    for points in (training, training[order], groups(60, 60, 60, seed=3), groups(7, 8, 9, seed=3)):
+        found = data_copying(training, held_out, generated, kind(**options).fit(points))
+        assert len(found.z) == 3 and found.statistic == pytest.approx(right, rel=1e-12)
 
 
 def groups(*sizes, seed=0):
@@ -178,3 +198,27 @@ def test_known_radii_give_the_same():
     assert density_coverage(x, y, 5, radii(x, 5)) == density_coverage(x, y)
     for measure in (precision_recall, density_coverage):
         assert measure(x, y, 3, np.zeros(40)) != measure(x, y, 3), "what is given is used"
+
+
+@pytest.mark.parametrize("unit", [2.0**330, 2.0**490, 2.0**-330, 2.0**-900])
+def test_units_are_no_matter(unit):
+    """Also those whose squares are beyond the range of floating point."""
+    x, y, z = normal(60, 4), normal(40, 4, seed=1), normal(40, 4, seed=2)
+    near = nearest(y, x)
+    for one, other in zip(near, nearest(y * unit, x * unit), strict=True):
+        np.testing.assert_array_equal(other, one * unit if one.dtype == float else one)
+    np.testing.assert_array_equal(radii(x * unit, 3), radii(x, 3) * unit)
+    for measure in (authenticity, precision_recall, density_coverage):
+        np.testing.assert_array_equal(measure(x * unit, y * unit), measure(x, y))
+    assert precision_recall(x * unit, y * unit, 3, radii(x, 3) * unit) == precision_recall(x, y)
+    assert closer_share(x * unit, y * unit, z * unit) == closer_share(x, y, z)
+    by_unit = data_copying(x * unit, y * unit, z * unit, 1).statistic
+    assert by_unit == data_copying(x, y, z, 1).statistic
+
+
+def test_tensors_count_as_their_values():
+    x, y = torch.tensor(normal(40, 4)), torch.tensor(normal(30, 4, seed=1))
+    right = authenticity(x.bfloat16().double().numpy(), y.bfloat16().double().numpy())
+    np.testing.assert_array_equal(authenticity(x.bfloat16(), y.bfloat16()), right)
+    right = precision_recall(x.numpy(), y.numpy())
+    assert precision_recall(x.requires_grad_(), y.requires_grad_()) == right

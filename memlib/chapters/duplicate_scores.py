@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from memlib.chapters.planted import Planted
-from memlib.checks import Bools, Floats, Ints, check_range
+from memlib.checks import Bools, Floats, Ints, as_array, check_range, check_unmasked
 from memlib.data import ImageSet
 from memlib.memorization import memorization
 
@@ -73,11 +73,12 @@ def compare(result: xr.Dataset, original: Ints, rows: Mapping[str, Bools], seed:
     Source: Owen (2007), the pigeonhole bootstrap; McCullagh (2000).
     """
     gap = memorization(result.isel(epoch=[-1])).gap_by_repeat.values[0]  # (L, n)
-    (L, n), original = gap.shape, np.asarray(original)
+    (L, n), original = gap.shape, as_array("original", original)
     if original.shape != (n,):
         raise ValueError(f"original is {original.shape}; allowed: ({n},)")
     check_range(1, rows=len(rows))
     for name, chosen in rows.items():
+        check_unmasked(**{f"rows[{name!r}]": chosen})
         if np.shape(chosen) != (n,) or np.asarray(chosen).dtype != bool or not np.any(chosen):
             raise ValueError(f"rows[{name!r}] must be bool ({n},), with at least one image")
     check_range(0, seed=seed)
@@ -135,7 +136,11 @@ def unseen_group(gap: Floats, fold_of: Ints, original: Ints) -> Floats:
         left out together minus the mean gap where none of its other images was left out with the image; (g,),
         and g may be 0.
     """
-    gap, fold_of, original = np.asarray(gap, dtype=np.float64), np.asarray(fold_of), np.asarray(original)
+    gap, fold_of, original = (
+        as_array("gap", gap, np.float64),
+        as_array("fold_of", fold_of),
+        as_array("original", original),
+    )
     if gap.ndim != 2 or gap.shape != fold_of.shape or original.shape != gap.shape[1:]:
         raise ValueError(
             f"gap is {gap.shape}, fold_of {fold_of.shape} and original {original.shape}; "

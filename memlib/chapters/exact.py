@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from memlib.checks import Floats, check_range
+from memlib.checks import Floats, as_array, check_range
 from memlib.models import LogitGaussian
 
 
@@ -44,7 +44,7 @@ def gaussian_fold_scores(x: ArrayLike, folds: int, covariance: ArrayLike, seed_v
 
     Source: paper, equations (1) to (3), for this density; Cochran (1977), section 2.5, for the covariance.
     """
-    x, covariance = np.asarray(x, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
+    x, covariance = as_array("x", x, np.float64), as_array("covariance", covariance, np.float64)
     if x.ndim != 2 or len(x) < 3 or not np.isfinite(x).all():
         raise ValueError(f"observations must be finite, of shape (n, d), n at least 3, got shape {x.shape}")
     n, d = x.shape

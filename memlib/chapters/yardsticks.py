@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from memlib.checks import check_one_of, check_range
+from memlib.checks import as_array, check_one_of, check_range
 from memlib.metrics import samples as metrics
-from memlib.metrics.mifid import frechet_distance, memorization_distance, moments, penalized_fid
+from memlib.metrics.fid import frechet_distance, moments, rounding_error
+from memlib.metrics.mifid import memorization_distance, penalized_fid
 from memlib.metrics.neighbors import nearest
 
 # what speaks against a generator: +1 a large value, -1 a small one
@@ -39,7 +40,8 @@ def yardsticks(
     Returns:
         A row for each generator, a column for each of `SIDES`: `offenders`, the share of generated images
         closer to a training image, in cosine distance, than the 0.01 quantile of held-out images is;
-        `AuthPct` in percent; `rho > 1` as `memlib.metrics.samples.closer_share`.
+        `AuthPct` in percent; `MiFID`, NaN where FID is below its rounding error; `rho > 1` as
+        `memlib.metrics.samples.closer_share`.
     """
     check_range(1, generators=len(generators))
     return _measure(training, eps, cells)(generators, held_out)
@@ -58,11 +60,12 @@ def _measure(
         limit = np.quantile(memorization_distance(held_out, training).distances, TAIL)
         rows = {}
         for name, generated in generators.items():
-            fid, near = frechet_distance(generated, normal), memorization_distance(generated, training)
+            own, near = moments(generated, "generated"), memorization_distance(generated, training)
+            fid, rounding = frechet_distance(own, normal), rounding_error(own, normal)
             row = {
                 "FID": fid,
                 "d": near.d,
-                "MiFID": float(penalized_fid(fid, near.d, eps)),
+                "MiFID": float(penalized_fid(fid, near.d, eps, rounding)),
                 "offenders": (near.distances < limit).mean(),
                 "C_T": metrics.data_copying(training, held_out, generated, partition).statistic,
                 "AuthPct": 100 * metrics.authenticity(training, generated, spacing).mean(),
@@ -102,7 +105,7 @@ def perfect_generator(
     """
     check_range(2, splits=splits)
     check_range(0, seed=seed)
-    pool, measure = np.asarray(pool), _measure(training, eps, cells)
+    pool, measure = as_array("pool", pool), _measure(training, eps, cells)
     rng, m = np.random.default_rng(seed), len(pool) // 2
     orders = [rng.permutation(len(pool)) for _ in range(splits)]
     rows = [measure({"": pool[order[:m]]}, pool[order[m : 2 * m]]) for order in orders]
@@ -131,7 +134,7 @@ def own_or_unseen(
     Returns:
         A row for each draw: `own` and `unseen`, the memorization distances of the samples.
     """
-    own, unseen = np.asarray(own), np.asarray(unseen)
+    own, unseen = as_array("own", own), as_array("unseen", unseen)
     check_range(1, draws=draws)
     check_range(0, seed=seed)
     check_range(2, **{"unseen images": len(unseen)})
@@ -175,7 +178,8 @@ def by_image(training: ArrayLike, samples: ArrayLike, held_out: ArrayLike) -> pd
         nearest sample, inf at a copy. Distances are those of `mifid.memorization_distance`; NaN
         where all features of an image are 0, and where it is a copy of both a sample and a held-out image.
     """
-    training, samples, held_out = (np.asarray(x) for x in (training, samples, held_out))
+    both = {"training": training, "samples": samples, "held_out": held_out}
+    training, samples, held_out = (as_array(name, x) for name, x in both.items())
     if len(samples) != len(held_out):
         raise ValueError(f"samples are {len(samples)}, held_out {len(held_out)}; allowed: as many")
     count = np.bincount(memorization_distance(samples, training).neighbors, minlength=len(training))

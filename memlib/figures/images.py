@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from memlib.checks import Ints, check_range
+from memlib.checks import Ints, as_array, check_range
 from memlib.figures.style import WIDTH, Images, check_array, check_images, number, require, styled, tile
 
 
@@ -83,7 +83,7 @@ def group_rows(
     check_range(1, columns=columns)
     require(0 < len(groups) == len(names), f"as many names as groups, got {len(names)}, {len(groups)}")
     rows = []
-    for name, group in zip(names, map(np.asarray, groups), strict=True):
+    for name, group in zip(names, (as_array("groups", g) for g in groups), strict=True):
         whole = group.ndim == 1 and group.size > 0 and group.dtype.kind in "iu"
         require(
             whole and 0 <= group.min() and group.max() < len(images),

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from memlib.checks import Floats, Ints, check_range
+from memlib.checks import Floats, Ints, as_array, check_range
 from memlib.figures.style import (
     BLUE,
     CURVES,
@@ -215,7 +215,7 @@ def log_prob_histogram(log_px: ArrayLike, high: ArrayLike, images: Images, edges
 
     filled = np.flatnonzero(counts.sum(axis=0))
     chosen = filled[np.unique(np.linspace(0, len(filled) - 1, min(columns, len(filled))).round().astype(int))]
-    high, rng = np.asarray(high, dtype=bool), np.random.default_rng(0)
+    high, rng = as_array("high", high, bool), np.random.default_rng(0)
     for k, b in enumerate(chosen):
         center, bar = left + (k + 0.5) * span / len(chosen), left + (b + 0.5) * span / counts.shape[1]
         ends = [[bar / WIDTH, center / WIDTH], [1 - (top + plot) / total, per_column * size / total]]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from memlib.checks import Bools, Floats
+from memlib.checks import Bools, Floats, as_array
 
 BLUE, YELLOW, RED = "#004488", "#DDAA33", "#BB5566"
 CURVES = (BLUE, RED, YELLOW)  # yellow last: the weakest on white
@@ -50,7 +50,7 @@ def require(condition: bool, message: str) -> None:
 
 def check_images(images: Images) -> Images:
     """An array of images, or ValueError."""
-    images = np.asarray(images)
+    images = as_array("images", images)
     fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] in (1, 3) and len(images) > 0
     allowed = "uint8 (n, C, H, W), C 1 or 3, n at least 1"
     require(fits, f"images must be {allowed}, got {images.dtype} {images.shape}")
@@ -59,7 +59,7 @@ def check_images(images: Images) -> Images:
 
 def check_array(name: str, values: ArrayLike, *shape: int | None, finite: bool = True) -> Floats:
     """A float array of the shape, where None is any length but 0; ValueError by `name` otherwise."""
-    array = np.asarray(values, dtype=np.float64)
+    array = as_array(name, values, np.float64)
     fits = array.size > 0 and len(shape) == array.ndim
     fits = fits and all(length in (None, own) for length, own in zip(shape, array.shape, strict=True))
     fits = fits and (not finite or bool(np.isfinite(array).all()))
@@ -77,7 +77,7 @@ def check_curves(name: str, values: Curves, *shape: int | None, finite: bool = T
 
 def check_bools(name: str, values: ArrayLike, shape: tuple[int, ...]) -> Bools:
     """A bool array of the shape; ValueError by `name` otherwise."""
-    array = np.asarray(values)
+    array = as_array(name, values)
     fits = array.dtype == bool and array.shape == shape
     require(fits, f"{name} must be bool {shape}, got {array.dtype} {array.shape}")
     return array

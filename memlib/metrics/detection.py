@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from memlib.checks import check_share
+from memlib.checks import as_array, check_share
 
 
 def auc(
@@ -39,7 +39,7 @@ def auc(
 
     Source: Newcombe (2006), method 5; Hanley & McNeil (1982) for the variance; Kish (1965).
     """
-    score, positive = np.asarray(score, dtype=np.float64), np.asarray(positive)
+    score, positive = as_array("score", score, np.float64), as_array("positive", positive)
     if score.ndim != 1 or positive.shape != score.shape or positive.dtype != bool:
         raise ValueError(
             f"score is {score.shape} and positive {positive.dtype} {positive.shape}; allowed: (n,), bool (n,)"
@@ -53,7 +53,7 @@ def auc(
     pairs = stats.mannwhitneyu(score[positive], score[~positive], method="asymptotic")
     area = float(pairs.statistic / (m * n))
     if original is not None:
-        original = np.asarray(original)
+        original = as_array("original", original)
         if original.shape != score.shape:
             raise ValueError(f"original is {original.shape}; allowed: as score, {score.shape}")
         m, n = _cases(original[positive]), _cases(original[~positive])

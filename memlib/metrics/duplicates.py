@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from memlib.checks import Floats, Ints, check_known, check_range, check_share
+from memlib.checks import Floats, Ints, check_known, check_range, check_share, check_unmasked
 from memlib.metrics.neighbors import batches, check_images
 
 Center = Literal["lines", "image"]
@@ -147,6 +147,7 @@ def groups(n: int, *pairs: Pairs) -> list[Ints]:
     [array([0, 4, 5]), array([2, 3])]
     """
     check_range(1, n=n)
+    check_unmasked(pairs=pairs)
     ends = np.concatenate([np.empty((2, 0), np.int64), *(np.stack(p[:2]) for p in pairs)], axis=1)
     if ends.size and not (ends.min() >= 0 and ends.max() < n):
         raise ValueError(f"pairs must be of images 0..{n - 1}, got {ends.min()}..{ends.max()}")

@@ -11,21 +11,23 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from memlib.checks import check_range
+from memlib.checks import as_array, check_range
 from memlib.data import ImageSet
 from memlib.datasets import fingerprint
-from memlib.device import one_thread
+from memlib.device import one_thread, own_settings
 from memlib.models import initialize_
 
 WIDTH = 16  # channels of the classifier's first convolution
 
 
+@own_settings()
 @torch.no_grad()
 def extract(module: nn.Module, images: NDArray[np.uint8], batch_size: int = 256) -> NDArray[np.float32]:
     """Features that a module gives images, with the module in evaluation mode on its own device.
 
     Args:
-        module: takes float32 (B, C, H, W), values in [0, 1]; returns (B, ...), which is flattened.
+        module: takes (B, C, H, W), values in [0, 1], of the floating-point type of its first parameter or
+            buffer that has one, else float32; returns numbers (B, ...), which are flattened.
         images: uint8 (n, C, H, W).
         batch_size: at least 1.
 
@@ -35,21 +37,27 @@ def extract(module: nn.Module, images: NDArray[np.uint8], batch_size: int = 256)
     Raises:
         ValueError: images or batch size not as above, or a module that returns something else.
     """
-    images = np.asarray(images)
+    images = as_array("images", images)
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         given = f"{images.dtype} {images.shape}"
         raise ValueError(f"images are {given}; allowed: uint8 (n, C, H, W), n at least 1")
     check_range(1, batch_size=batch_size)
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module is a {type(module).__name__}; allowed: a torch.nn.Module")
+    own = [*module.parameters(), *module.buffers()]
+    device = next((t.device for t in own), torch.device("cpu"))
+    if device.type == "meta":
+        raise ValueError("the module is on 'meta', without values; allowed: a device that computes")
+    dtype = next((t.dtype for t in own if t.is_floating_point()), torch.float32)
     modes = {part: part.training for part in module.modules()}
     module.eval()
     blocks = []
     try:
         for batch in torch.tensor(images).split(batch_size):
-            out = module(x := batch.to(device).float() / 255)
-            if not isinstance(out, Tensor) or out.ndim < 2 or len(out) != len(x):
-                got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise ValueError(f"the module returns {got} for {len(x)} images; allowed: a tensor (B, ...)")
+            out = module(x := (batch.to(device).float() / 255).to(dtype))
+            if not isinstance(out, Tensor) or out.ndim < 2 or len(out) != len(x) or out.is_complex():
+                got = f"{out.dtype} {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+                raise ValueError(f"the module returns {got} for {len(x)} images; allowed: numbers (B, ...)")
             blocks.append(out.flatten(1).float().cpu().numpy())
     finally:
         for part, training in modes.items():  # one by one: a slice of a network is itself in training mode
@@ -66,6 +74,7 @@ def pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return extract(nn.Identity(), images)
 
 
+@own_settings()
 def train_classifier(images: ImageSet, features: int = 32, steps: int = 1000, seed: int = 0) -> nn.Sequential:
     """Train a small convolutional network to tell the labels apart; all but its last layer gives features.
 

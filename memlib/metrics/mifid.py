@@ -1,5 +1,6 @@
 """MiFID: how far generated images are from training images in distribution, and how close they copy them."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,9 +10,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
-from memlib.checks import Floats, Ints, check_range
-from memlib.metrics.fid import Moments, frechet_distance, moments
-from memlib.metrics.neighbors import batches, feature_matrices
+from memlib.checks import Floats, Ints, as_array, check_range
+from memlib.metrics.fid import Moments, frechet_distance, moments, rounding_error
+from memlib.metrics.neighbors import batches, feature_matrices, unit_of
+
+LOG = logging.getLogger("memlib")
 
 Interval = tuple[float, float]
 
@@ -32,10 +35,15 @@ class Nearest(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class MiFID:
-    """A score and what it is made of; the intervals and the bias are NaN without replicates."""
+    """A score and what it is made of; the intervals and the bias are NaN without replicates.
+
+    Where `fid` is below `fid_rounding`, as that of the training images themselves is, `mifid` and its
+    interval are NaN, undefined: they would be one rounding error over another.
+    """
 
     mifid: float  # as from `penalized_fid`
     fid: float  # squared Frechet distance, at least 0
+    fid_rounding: float  # its rounding error, see `memlib.metrics.fid.rounding_error`
     d: float  # memorization distance, between 0 and 1
     eps: float  # as asked for
     held_out_d: float  # d of held-out images, the yardstick of eps; NaN where none were given
@@ -118,12 +126,13 @@ def _unit(features: NDArray) -> Floats:
     return unit / np.linalg.norm(unit, axis=1, keepdims=True)
 
 
-def penalized_fid(fid: ArrayLike, d: ArrayLike, eps: float) -> Floats:
-    """FID / (d_thr + `DELTA`), where d_thr is d below eps and 1 elsewhere.
+def penalized_fid(fid: ArrayLike, d: ArrayLike, eps: float, rounding: float = 0.0) -> Floats:
+    """FID / (d_thr + `DELTA`), where d_thr is d below eps and 1 elsewhere; NaN where FID is below `rounding`.
 
     Args:
         fid, d: numbers, or arrays of one shape; NaN stay NaN.
         eps: above 0, at most 1; see `EPS`.
+        rounding: error of FID, such as `memlib.metrics.fid.rounding_error`; what is below it is undefined.
 
     Raises:
         ValueError: another eps.
@@ -135,8 +144,9 @@ def penalized_fid(fid: ArrayLike, d: ArrayLike, eps: float) -> Floats:
     """
     if not 0 < eps <= 1:
         raise ValueError(f"eps is {eps}; allowed: above 0 and at most 1")
-    fid, d = np.asarray(fid, dtype=np.float64), np.asarray(d, dtype=np.float64)
-    return np.where(np.isnan(d), np.nan, fid / (np.where(d < eps, d, 1.0) + DELTA))
+    fid, d = as_array("fid", fid, np.float64), as_array("d", d, np.float64)
+    undefined = np.isnan(d) | (fid < rounding)
+    return np.where(undefined, np.nan, fid / (np.where(d < eps, d, 1.0) + DELTA))
 
 
 def mifid(
@@ -155,6 +165,9 @@ def mifid(
     bootstrap interval, $[2 \hat\theta - \theta^*_{high}, 2 \hat\theta - \theta^*_{low}]$, is about the FID
     that samples without end would have: it can lie below `fid`, and begins at 0 where the samples are too few
     to take off their bias. d is a mean and has none; its interval is of percentiles. MiFID's combines both.
+
+    Of images that cannot be told from the training images by FID, up to its rounding error, MiFID is
+    undefined, NaN, and a warning says so. FID is computed in float64, whatever the features are.
 
     Args:
         generated: features (m, d), m > d.
@@ -179,7 +192,10 @@ def mifid(
         held_out = feature_matrices(held_out=held_out, training=training)[0]
     generated, training = feature_matrices(generated=generated, training=training)
     reference = moments(training, "training")
-    fid = frechet_distance(generated, reference)
+    own = moments(generated, "generated")
+    fid, rounding = frechet_distance(own, reference), rounding_error(own, reference)
+    if undefined := fid < rounding:
+        LOG.warning("MiFID is undefined: FID is %.2g, below its rounding error of %.2g", fid, rounding)
     nearest = memorization_distance(generated, training)
     held_out_d = np.nan if held_out is None else memorization_distance(held_out, training).d
     parts = list(_resampled(generated, reference, nearest, replicates, seed))
@@ -191,14 +207,16 @@ def mifid(
         return float(low), float(high)
 
     return MiFID(
-        mifid=float(penalized_fid(fid, nearest.d, eps)),
+        mifid=float(penalized_fid(fid, nearest.d, eps, rounding)),
         fid=fid,
+        fid_rounding=rounding,
         d=nearest.d,
         eps=eps,
         held_out_d=float(held_out_d),
         nearest=nearest,
-        mifid_interval=ends(penalized_fid(basic, ds, eps)),
-        fid_interval=ends(basic),
+        mifid_interval=(np.nan, np.nan) if undefined else ends(penalized_fid(basic, ds, eps)),
+        # of what is nothing but rounding, resampling says nothing
+        fid_interval=(0.0, rounding) if undefined and replicates else ends(basic),
         d_interval=ends(ds),
         fid_bias=float(fids.mean() - fid),
     )
@@ -209,6 +227,11 @@ def _resampled(
 ) -> Iterator[tuple[float, float]]:
     """FID and d of samples of the generated features, drawn with replacement."""
     n, rng = len(generated), np.random.default_rng(seed)
+    if (unit := unit_of(generated, reference.root, reference.mean)) != 1:  # or fourth powers overflow
+        other = reference._replace(mean=reference.mean / unit, root=reference.root / unit)
+        scaled = _resampled(generated / np.float64(unit), other, nearest, replicates, seed)
+        yield from ((unit**2 * fid, d) for fid, d in scaled)
+        return
     center = generated.mean(axis=0, dtype=np.float64)
     x = generated - center  # (n, d)
     turned, squares = x @ reference.root.T, (x**2).sum(axis=1)

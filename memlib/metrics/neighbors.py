@@ -1,5 +1,6 @@
 """Nearest neighbors in pixel space: do model samples lie closer to a training image than held-out images?"""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from memlib.checks import Floats, Ints, check_range
+from memlib.checks import Floats, Ints, as_array, check_range
 
 BLOCK = 2**22  # numbers handled at once by the searches of this room: 32 MB in float64
 
@@ -65,6 +66,9 @@ def nearest(queries: ArrayLike, references: ArrayLike, *, exclude_self: bool = F
     """
     both = feature_matrices(queries=queries, references=references)
     q, r = (x.astype(np.float64, copy=False) for x in both)
+    if (unit := unit_of(q, r)) != 1:
+        distance, index = nearest(q / unit, r / unit, exclude_self=exclude_self)
+        return unit * distance, index
     if exclude_self and (q.shape != r.shape or len(r) < 2):
         given = f"{q.shape} and {r.shape}"
         raise ValueError(f"exclude_self needs equal shapes, got {given}; allowed: 2 rows or more")
@@ -91,12 +95,22 @@ def nearest(queries: ArrayLike, references: ArrayLike, *, exclude_self: bool = F
 
 def check_images(name: str, images: ArrayLike) -> NDArray[np.uint8]:
     """Images as an array; ValueError by `name` for others than uint8 (n, C, H, W), H and W even."""
-    images = np.asarray(images)
+    images = as_array(name, images)
     shape = images.shape
     if images.dtype != np.uint8 or images.ndim != 4 or 0 in shape or shape[2] % 2 or shape[3] % 2:
         allowed = "uint8 (n, C, H, W), n at least 1, H and W even"
         raise ValueError(f"{name} must be {allowed}, got {images.dtype} {shape}")
     return images
+
+
+def unit_of(*arrays: NDArray[np.floating]) -> float:
+    """A power of two by which numbers are to be divided, so that their squares are within the float range.
+
+    >>> unit_of(np.array([3.0])), unit_of(np.array([3e-200])) < 1e-199
+    (1.0, True)
+    """
+    top = max(max(float(x.max()), -float(x.min())) for x in arrays)
+    return 1.0 if top == 0 or 1e-60 < top < 1e60 else math.ldexp(1, math.frexp(top)[1])
 
 
 def batches(rows: int, columns: int) -> Iterator[slice]:
@@ -111,7 +125,7 @@ def feature_matrices(**sets: ArrayLike) -> list[NDArray[np.floating]]:
     >>> feature_matrices(generated=[[1, 2]], training=[[1, 2], [3, 4]])[0]
     array([[1., 2.]])
     """
-    arrays = [np.asarray(values) for values in sets.values()]
+    arrays = [as_array(name, values) for name, values in sets.items()]
     for name, x in zip(sets, arrays, strict=True):
         if x.ndim != 2 or x.dtype.kind not in "buif" or not x.size:
             raise ValueError(f"{name} are {x.dtype} {x.shape}; allowed: numbers of shape (n, d)")
@@ -174,8 +188,8 @@ def distance_ratio_as_published(
     """
     check_range(1, batch=batch)
     *_, to_validation, to_sample = distance_ratio(train, validation, samples)
-    first = np.asarray(train, dtype=np.float64)[np.arange(len(train)) // batch * batch]  # x_b(i), (n, d)
-    neighbors = np.asarray(validation)[to_validation], np.asarray(samples)[to_sample]
+    first = as_array("train", train, np.float64)[np.arange(len(train)) // batch * batch]  # x_b(i), (n, d)
+    neighbors = as_array("validation", validation)[to_validation], as_array("samples", samples)[to_sample]
     distances = [np.linalg.norm(first - x, axis=1) for x in neighbors]
     return DistanceRatio(_ratio(*distances), *distances, to_validation, to_sample)
 

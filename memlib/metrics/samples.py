@@ -1,7 +1,7 @@
 """Yardsticks of others for generated images, in any feature space."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,10 +10,18 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
-from memlib.checks import Floats, Ints
-from memlib.metrics.neighbors import distance_ratio, feature_matrices, nearest
+from memlib.checks import Floats, Ints, as_array, check_whole
+from memlib.metrics.neighbors import distance_ratio, feature_matrices, nearest, unit_of
 
 ENOUGH = 20  # generated images that a cell of the data-copying test must exceed
+
+
+class Partition(Protocol):
+    """Cells around centers, fitted: k-means of scikit-learn, or what is used like it."""
+
+    cluster_centers_: NDArray[np.floating]  # (cells, d)
+
+    def predict(self, X: NDArray[np.floating], /) -> NDArray[np.integer]: ...
 
 
 class DataCopying(NamedTuple):
@@ -26,7 +34,7 @@ class DataCopying(NamedTuple):
 
 
 def data_copying(
-    training: ArrayLike, held_out: ArrayLike, generated: ArrayLike, cells: int | KMeans = 3, seed: int = 0
+    training: ArrayLike, held_out: ArrayLike, generated: ArrayLike, cells: int | Partition = 3, seed: int = 0
 ) -> DataCopying:
     r"""Test whether generated images lie closer to training images than held-out images do.
 
@@ -40,41 +48,57 @@ def data_copying(
     drawn alike; the mean of several z is narrower.
 
     Args:
-        training: (l, d), what the model was trained on; the cells are made from it.
+        training: (l, d), what the model was trained on; by default the cells are made from it.
         held_out: (n, d), drawn like them.
         generated: (m, d).
-        cells: of k-means, 1 to l, 3 as in the evaluation of Stein et al.; or what `partitioned` gives.
+        cells: of k-means, 1 to l, 3 as in the evaluation of Stein et al.; or what `partitioned` gives, or any
+            other fitted clusterer with cells around centers. Its `predict` says of all images in which cell
+            they are, whatever it was fitted to.
         seed: of k-means, 0 or more.
 
     Raises:
-        ValueError: another number of cells, no cell with held-out and more than 20 generated images, or what
-            `nearest` refuses.
+        ValueError: another number of cells, a clusterer that is not fitted, cannot predict or is of other
+            features, no cell with held-out and more than 20 generated images, such a cell without training
+            images, or what `nearest` refuses.
 
     Source: Meehan, Chaudhuri & Dasgupta (2020); number of cells and least images as in the code of Stein et
     al. (2023).
     """
-    training, held_out, generated = map(np.asarray, (training, held_out, generated))
-    partition = cells if isinstance(cells, KMeans) else partitioned(training, cells, seed)
-    cells = partition.n_clusters
-    place = [partition.predict(x.astype(partition.cluster_centers_.dtype)) for x in (held_out, generated)]
-    weights, counts = (np.bincount(p, minlength=cells) for p in place)
-    z = np.full(cells, np.nan)
+    sets = feature_matrices(training=training, held_out=held_out, generated=generated)
+    training = sets[0]
+    centers = getattr(cells, "cluster_centers_", None)
+    if centers is None or not hasattr(cells, "predict"):
+        cells = partitioned(training, cells, seed)
+        centers = cells.cluster_centers_
+    if centers.shape[1] != training.shape[1]:
+        raise ValueError(
+            f"cells are of {centers.shape[1]} features, images of {training.shape[1]}; allowed: as many"
+        )
+    place, *places = (cells.predict(x.astype(centers.dtype)) for x in sets)
+    weights, counts = (np.bincount(p, minlength=len(centers)) for p in places)
+    z = np.full(len(centers), np.nan)
     for cell in np.flatnonzero((counts > ENOUGH) & (weights > 0)):
-        inside = training[partition.labels_ == cell]
-        p, q = (nearest(x[at == cell], inside)[0] for x, at in zip((held_out, generated), place, strict=True))
+        inside = training[place == cell]
+        if not len(inside):
+            raise ValueError(f"cell {cell} has no training images; allowed: cells of which each has some")
+        p, q = (nearest(x[at == cell], inside)[0] for x, at in zip(sets[1:], places, strict=True))
         m, n, u = len(q), len(p), stats.mannwhitneyu(q, p).statistic
         z[cell] = (u - m * n / 2) / np.sqrt(m * n * (m + n + 1) / 12)
     used = ~np.isnan(z)
     if not used.any():
         given = f"no cell has held-out and more than {ENOUGH} generated images: {counts.tolist()}"
-        raise ValueError(f"{given}; allowed: more generated images, or fewer cells than {cells}")
+        raise ValueError(f"{given}; allowed: more generated images, or fewer cells than {len(centers)}")
     statistic = np.average(z[used], weights=weights[used])
-    return DataCopying(float(statistic), z, weights / len(held_out), counts)
+    return DataCopying(float(statistic), z, weights / weights.sum(), counts)
 
 
 def partitioned(training: ArrayLike, cells: int, seed: int = 0) -> KMeans:
     """The cells of `data_copying`, for several generators: k-means, the best of 10 starts."""
-    training = np.asarray(training)
+    if not isinstance(cells, int | np.integer):
+        allowed = "a number of cells, or a fitted clusterer with cluster_centers_ and predict, such as KMeans"
+        raise ValueError(f"cells is {cells!r:.100}; allowed: {allowed}")
+    check_whole(0, seed=seed)
+    [training] = feature_matrices(training=training)
     if not 1 <= cells <= len(training):
         raise ValueError(f"cells is {cells}; allowed: 1 to {len(training)}, the training images")
     return KMeans(cells, n_init=10, random_state=seed).fit(training)
@@ -99,12 +123,15 @@ def authenticity(
     >>> authenticity([[0.0], [3.0]], [[0.5], [7.0]])
     array([False,  True])
     """
+    training, generated = feature_matrices(training=training, generated=generated)
     distance, index = nearest(generated, training)
     if spacing is None:
         spacing = nearest(training, training, exclude_self=True)[0]
-    spacing, shape = np.asarray(spacing), (len(training),)
+    spacing, shape = as_array("spacing", spacing), (len(training),)
     if spacing.shape != shape:
         raise ValueError(f"spacing is {spacing.shape}; allowed: {shape}")
+    if spacing.dtype.kind not in "iuf" or not (spacing >= 0).all():
+        raise ValueError("spacing has values that are no distances; allowed: numbers, 0 or more")
     return distance > spacing[index]
 
 
@@ -126,7 +153,8 @@ def radii(x: ArrayLike, k: int) -> Floats:
     array([4., 3., 4.])
     """
     [x] = _spaces(k, images=x)
-    return NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors()[0][:, -1]
+    unit = unit_of(x)
+    return unit * NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x / unit).kneighbors()[0][:, -1]
 
 
 def precision_recall(
@@ -188,14 +216,18 @@ def _spaces(k: int, **sets: ArrayLike) -> list[Floats]:
 
 
 def _reach(reach: ArrayLike | None, training: Floats, k: int) -> Floats:
-    reach = radii(training, k) if reach is None else np.asarray(reach)
+    reach = radii(training, k) if reach is None else as_array("reach", reach)
     if reach.shape != (len(training),):
         raise ValueError(f"reach is {reach.shape}; allowed: ({len(training)},), one of each training image")
+    if reach.dtype.kind not in "iuf" or not (reach >= 0).all():
+        raise ValueError("reach has values that are no distances; allowed: numbers, 0 or more")
     return reach
 
 
 def _inside(queries: Floats, centers: Floats, reach: Floats) -> Iterator[NDArray[np.bool_]]:
     """Which queries are within reach of which centers, (part of queries, centers), 64 MB at a time."""
+    unit = unit_of(queries, centers)
+    queries, centers, reach = queries / unit, centers / unit, reach / unit
     # equal rows are at distance 0 only up to the root of the rounding error of their squares
     reach = reach + 1e-7 * (reach + np.sqrt((centers**2).sum(axis=1)))
     return (part <= reach for part in pairwise_distances_chunked(queries, centers, working_memory=64))

@@ -10,7 +10,7 @@ from torch import Tensor
 from memlib.certificate import annealed
 from memlib.checks import check_range, check_whole
 from memlib.data import ImageSet
-from memlib.device import products
+from memlib.device import own_settings, products
 from memlib.ensemble import perturbed
 from memlib.proposals import POINTS, fit
 from memlib.runs.executors import progress_bar
@@ -24,6 +24,7 @@ ESTIMATORS = ("fitted", "encoder")
 AT_ONCE = 2**20  # decoder outputs of all models, images and chains that gradients go through together
 
 
+@own_settings()
 def certify(
     result: xr.Dataset,
     images: ImageSet,

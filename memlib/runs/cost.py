@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from memlib.checks import check_range
-from memlib.device import check_precision, choose_device, one_thread, products
+from memlib.device import check_precision, choose_device, one_thread, own_settings, products
 from memlib.ensemble import Ensemble
 from memlib.experiment import Experiment
 from memlib.models import SIDE
@@ -91,6 +91,7 @@ class Cost:
     gpu_memory: int
 
 
+@own_settings()
 def cost(
     experiment: Experiment,
     n: int,
@@ -172,6 +173,7 @@ class Limits:
     bandwidth: float
 
 
+@own_settings()
 def machine_limits(device: str | None = None, precision: str = "float32") -> Limits:
     """Measure the two limits of a device, on a CPU with the threads that PyTorch has, in well under a second.
 
@@ -294,6 +296,7 @@ def _duration(seconds: float) -> str:
     return f"{float(f'{seconds / length:.2g}'):g} {unit}"
 
 
+@own_settings()
 def estimate(
     experiment: Experiment,
     n: int,

@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 import memlib.runs.store as store
-from memlib.checks import Ints
+from memlib.checks import Ints, as_array, check_unmasked
 from memlib.data import ImageSet
 from memlib.experiment import Experiment, Stream
 from memlib.memorization import fold_assignment
@@ -66,9 +66,11 @@ def cross_fit(
     Args:
         train: called as `train(images, seed)` with the images to train on and a seed of this model, in
             0..2^31 - 1; returns the model, see `Model`. Both get an `ImageSet`, so that models may use
-            labels: pixels, uint8 (n, C, H, W), are in `.images`. A `memlib.LatentModel` is scored with noise
-            that follows from `seed` and the repeat, the same for all models of a repeat, which therefore
-            need the same type of device and batch size; `num_samples` is the same for all models.
+            labels: pixels, uint8 (n, C, H, W), are in `.images`. It runs with PyTorch's default type,
+            default device and grad mode as they are, and so does a `log_prob` of yours. A
+            `memlib.LatentModel` is scored with memlib's, and noise that follows from `seed` and the repeat,
+            the same for all models of a repeat, which therefore need the same type of device and batch size;
+            `num_samples` is the same for all models.
         images: all images, of any height and width, at least as many as folds.
         folds: K, models per repeat, 2 or more.
         repeats: L, 1 or more.
@@ -140,6 +142,7 @@ def score_models(
     Raises:
         ValueError: as `cross_fit`, or models and folds that do not fit.
     """
+    check_unmasked(fold_of=fold_of)
     try:
         fold_of = np.asarray(fold_of)
     except ValueError as error:
@@ -370,12 +373,10 @@ class _Models:
 
 def _checked_log_px(values: ArrayLike, n: int, place: Place) -> NDArray[np.float64]:
     """What a model returned as float64 (n,)."""
-    given = values if isinstance(values, torch.Tensor) else np.asarray(values)
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = (values.double() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
-    values = np.asarray(values)
     what = f"log_prob of {_named(place)} returned"
+    check_unmasked(**{f"what log_prob of {_named(place)} returned": values})
+    given = values if isinstance(values, torch.Tensor) else np.asarray(values)
+    values = as_array("log_px", values)
     if values.dtype.kind not in "iuf" or values.shape != (n,):
         raise ValueError(f"{what} {values.dtype} {values.shape}; allowed: numbers ({n},), one per image")
     if values.dtype.kind == "f" and given.dtype.itemsize < 4:

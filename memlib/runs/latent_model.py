@@ -15,6 +15,7 @@ from torch.distributions.constraints import Constraint
 
 from memlib.checks import check_one_of, check_whole
 from memlib.data import ImageSet
+from memlib.device import own_settings
 from memlib.experiment import ProposalName
 from memlib.proposals import POINTS, LogJoint
 from memlib.scoring import LogProb, fitted_log_px, forked, summary
@@ -40,6 +41,9 @@ class LatentModel:
     contain that Jacobian, and M does not: it is the same for all models, and cancels under any fixed
     invertible map of the data. `prepare` may draw from PyTorch's global generators, for dequantization or
     binarization: like the latent noise, what it draws follows from the seed, and is the same for all models.
+
+    All of this, `encoder`, `decoder` and `prepare` included, runs with PyTorch's default type float32 and
+    default device CPU, whatever the caller has set, so that the same model has the same score.
 
     A subclass with a `log_prob` of its own is scored by that, as any other model, without `estimate`.
 
@@ -98,6 +102,7 @@ class LatentModel:
         """Estimates of log p(x), (n,), in nats; see `estimate`."""
         return self.estimate(images).log_px.numpy()
 
+    @own_settings()
     @torch.no_grad()
     def estimate(self, images: ImageSet, seed: int | None = None) -> LogProb:
         """Estimates of log p(x) with their health.

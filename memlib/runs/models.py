@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 import memlib.runs.store as store
 from memlib.checks import check_range, check_whole
-from memlib.device import choose_device
+from memlib.device import choose_device, own_settings
 from memlib.ensemble import Ensemble
 from memlib.experiment import Experiment
 from memlib.runs.store import StoreError
 from memlib.runs.task import PARAMETER
 
 
+@own_settings()
 def full_model(result: xr.Dataset, device: str | None = None) -> Ensemble:
     """The model trained on all images behind a result of `run`, an ensemble of one in evaluation mode."""
     request = store.training_part(json.loads(result.request))
@@ -25,6 +26,7 @@ def full_model(result: xr.Dataset, device: str | None = None) -> Ensemble:
     return _ensemble(result, state, device)
 
 
+@own_settings()
 def fold_models(result: xr.Dataset, repeat: int, device: str | None = None) -> Ensemble:
     """The K models of a repeat of a result of `run` after the last epoch, in the order of their folds.
 

@@ -13,7 +13,7 @@ import torch
 
 import memlib.runs.store as store
 from memlib.data import ImageSet
-from memlib.device import check_precision, choose_device, one_thread
+from memlib.device import check_precision, choose_device, one_thread, own_settings
 from memlib.ensemble import Tick
 from memlib.experiment import Experiment
 from memlib.runs import executors
@@ -96,6 +96,7 @@ def check_precisions(experiment: Experiment, device: torch.device) -> None:
         check_precision(getattr(experiment, name), device, name)
 
 
+@own_settings()
 def compute(job: Job, members: Sequence[Member], tick: Tick | None = None) -> Report:
     """Train and score those members that are neither done nor claimed by another process.
 

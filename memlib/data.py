@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 
 SIZE = 32  # height and width of the images of `DATASETS`, in pixels
+SPLIT_SEED = 0  # of numpy.random.default_rng, for the sets that come without a split of their own
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -122,3 +123,9 @@ class ImageSet:
 
 def _describe(value: object) -> str:
     return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+
+
+def draw_split(n: int, n_test: int, split: str) -> np.ndarray:
+    """Which of n images are in a split, int64, ascending: `n_test` in "test", the others in "train"."""
+    order = np.random.default_rng(SPLIT_SEED).permutation(n)
+    return np.sort(order[:n_test] if split == "test" else order[n_test:])

@@ -27,6 +27,7 @@ class ImageSet:
         name: the data set, as in `load_images`.
         split: the part of the data set, as in `load_images`.
         index: int64 (n,), values >= 0, each image's position in the data set's own order (see `load_images`).
+        paths: of each image's file (n), None where the images come from none of their own.
 
     Raises:
         ValueError: A value of another type, shape or range; the message names it and what is allowed.
@@ -38,6 +39,7 @@ class ImageSet:
     name: str
     split: str
     index: np.ndarray
+    paths: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         images, classes = self.images, self.classes
@@ -53,6 +55,11 @@ class ImageSet:
                 raise ValueError(f"{field} must be {allowed}, got {_describe(values)}")
             if values.min() < 0 or values.max() > top:
                 raise ValueError(f"{field} must be in 0..{top}, got {values.min()}..{values.max()}")
+        paths = () if self.paths is None else self.paths
+        if not isinstance(paths, tuple) or not all(isinstance(path, str) for path in paths):
+            raise ValueError(f"paths must be None or a tuple of strings, got {_describe(paths)}")
+        if self.paths is not None and len(paths) != len(images):
+            raise ValueError(f"paths must be one for each of the {len(images)} images, got {len(paths)}")
         for field in ("images", "labels", "index"):
             view = np.ascontiguousarray(getattr(self, field)).view()
             view.flags.writeable = False
@@ -100,7 +107,7 @@ class ImageSet:
         return digest.hexdigest()
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
-        """Chosen images in the given order; `index` still says where each comes from.
+        """Chosen images in the given order; `index` and `paths` still say where each comes from.
 
         Args:
             indices: integers (m,), m >= 1, positions 0..n-1 in this set; repeats are allowed.
@@ -118,7 +125,8 @@ class ImageSet:
         if chosen.min() < 0 or chosen.max() >= len(self):
             raise ValueError(f"indices must be in 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
         images, labels, index = self.images[chosen], self.labels[chosen], self.index[chosen]
-        return ImageSet(images, labels, self.classes, self.name, self.split, index)
+        paths = self.paths and tuple(self.paths[i] for i in chosen)
+        return ImageSet(images, labels, self.classes, self.name, self.split, index, paths)
 
 
 def _describe(value: object) -> str:

@@ -62,14 +62,18 @@ def load_images(
     - `folder:PATH`: your images, shorter side to `size` (bilinear, antialias), then center crop, so that the
       aspect ratio is kept. Subfolders `train` and `test` (or `valid`, which is `test` where there is none)
       are the splits, otherwise 80 % train, 20 % test. Inside, each subfolder is a class, as in torchvision's
-      `ImageFolder`; loose files beside class folders do not count, nor do hidden ones. Images without any
-      class folder are one class named after PATH. C = 1 if no image of any split has color, else 3. EXIF
-      orientation is applied, transparency dropped, sixteen-bit gray scaled to eight.
+      `ImageFolder`. Images without any class folder are one class named after PATH. Every real folder and
+      file counts once: links are followed, those of test images first, but not to what is there already.
+      Left out are loose files beside class folders, names that are hidden or that only machines write, and
+      files of other types; one line of the log says how many. `paths` are the files. C = 1 if no image of
+      any split has color, else 3. EXIF orientation is applied, transparency dropped, sixteen-bit gray scaled
+      to eight.
 
     Splits made here put the first 297 (digits) or the first fifth, rounded (folder), of
     `numpy.random.default_rng(SPLIT_SEED).permutation(n)` in test, the others in train, in ascending order.
     For these sets and for `patches` (260 photograph + 20 row + column) `index` counts over the whole set, for
-    the others within the split.
+    the others within the split. Of a folder, `index` counts the files that are not left out, in
+    `ImageFolder`'s order, which counts hidden ones, too; `paths` tell which they are.
 
     Args:
         name: one of `DATASETS`, or `folder:PATH` (`~` is expanded).

@@ -1,6 +1,9 @@
 """Folders of images: which of their subfolders are splits and classes, and which files count."""
 
+import logging
 import os
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,46 +12,170 @@ from memlib.checks import check_known
 from memlib.data import ImageSet, draw_split
 from memlib.pixels import fit_square, has_color, read_images
 
+LOG = logging.getLogger("memlib")
+# What operating systems, storage servers and programs leave behind, in lower case, beside all with a dot.
+MACHINE_NAMES = {
+    *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@__thumb", "#recycle", "#snapshot", "~snapshot"),
+    *("__macosx", "network trash folder", "temporary items", "lost+found", "__pycache__", "$recycle.bin"),
+    *("recycler", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+}
+HIDDEN, OTHER_TYPE = "hidden or written by machines alone", "of other types"
+AGAIN, BESIDE = "that links lead to again", "beside the folders that are read"
+
 
 def load_folder(path: Path, split: str, size: int) -> ImageSet:
+    """The images of a folder; see `memlib.datasets.load_images`, which gives an absolute path."""
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder: 'folder:PATH' expects a folder of images")
     parts = {part: path / part for part in ("train", "valid", "test") if (path / part).is_dir()}
     divided = "train" in parts and len(parts) > 1
-    if divided:
-        parts.setdefault("test", path / "valid")
-    check_known(f"split of {path}", split, parts if divided else ("train", "test"))
+    check_known(f"split of {path}", split, (*parts, "test") if divided else ("train", "test"))
     places = parts if divided else {split: path}
-    listings = {part: _list_images(place, path.name) for part, place in places.items()}
-    files, labels, classes = listings[split]
+    walk = _Walk(path)
+    listings = walk.listings(places)
+    chosen = split if split in places else "valid"
+    files, labels, classes = listings[chosen]
     for part, (_, _, others) in listings.items():
         if others != classes:
-            both = f"{classes} in {places[split]}, {others} in {places[part]}"
+            both = f"{classes} in {places[chosen]}, {others} in {places[part]}"
             raise ValueError(f"classes differ: {both}; allowed: the same in every split")
     if len(files) < 2 and not divided:
         raise ValueError(f"{path} holds one image: at least two are needed for train and test")
+    if walk.left_out:
+        LOG.warning("%s: %s", path, walk.told())
     n, n_test = len(files), max(1, round(len(files) / 5))
     index = np.arange(n) if divided else draw_split(n, n_test, split)
     # Decided over all splits, so that a model trained on one fits the others.
     colored = any(has_color(file) for files, _, _ in listings.values() for file in files)
     mode, channels = ("RGB", 3) if colored else ("L", 1)
-    chosen = [files[i] for i in index]
-    images = read_images(chosen, (channels, size, size), lambda image: fit_square(image, mode, size))
-    return ImageSet(images, labels[index], classes, f"folder:{path}", split, index)
+    paths = tuple(files[i] for i in index)
+    images = read_images(paths, (channels, size, size), lambda image: fit_square(image, mode, size))
+    return ImageSet(images, labels[index], classes, f"folder:{path}", split, index, paths)
 
 
-def _list_images(folder: Path, name: str) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """Paths (n) in ImageFolder's order, labels int64 (n,), classes: only `name` where no subfolder is one."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+class _Walk:
+    """The image files of a folder: every real folder and file once, and none that only machines write.
 
-    classes = sorted(item.name for item in folder.iterdir() if item.is_dir() and item.name[0] != ".")
-    places = [folder / item for item in classes] or [folder]
-    files, labels = [], []
-    for label, place in enumerate(places):
-        found = make_dataset(place.parent, {place.name: label}, IMG_EXTENSIONS, allow_empty=True)
-        visible = [file for file, _ in found if os.sep + "." not in file.removeprefix(str(place))]
-        if not visible:
-            raise FileNotFoundError(f"no image in {place}: expected any of {' '.join(IMG_EXTENSIONS)}")
-        files += visible
-        labels += [label] * len(visible)
-    return files, np.array(labels, np.int64), tuple(classes) or (name,)
+    Links are followed when all that lies in place is found, those of test images first: none of these enters
+    the training images through a link.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from torchvision.datasets.folder import IMG_EXTENSIONS
+
+        self.path, self.extensions = path, IMG_EXTENSIONS
+        self.seen: set[str] = set()  # real paths of folders and files
+        self.left_out: defaultdict[str, list[str]] = defaultdict(list)  # paths by reason
+
+    def told(self) -> str:
+        """How many files and folders were left out, and why."""
+        reasons = (
+            f"{len(paths)} {reason} (such as {os.path.relpath(paths[0], self.path)})"
+            for reason, paths in self.left_out.items()
+        )
+        return f"left out {', '.join(reasons)}"
+
+    def listings(self, places: dict[str, Path]) -> dict[str, tuple[list[str], np.ndarray, tuple[str, ...]]]:
+        """Of every split: paths (n) in ImageFolder's order, labels int64 (n,), classes.
+
+        Args:
+            places: split -> its folder. Where no subfolder is a class, the only one has the name of `path`.
+        """
+        folders: dict[str, list[Path]] = {}
+        for part in sorted(places, key=("test", "valid", "train").index):
+            folders[part] = [places[part] / name for name in self._subfolders(places[part])] or [places[part]]
+        files: dict[Path, list[str]] = defaultdict(list)
+        links: dict[Path, deque[str]] = defaultdict(deque)
+        every = [folder for some in folders.values() for folder in some]
+        for folder in every:
+            if folder.is_symlink():
+                links[folder].append(str(folder))
+            else:
+                self._enter(str(folder), files[folder], links[folder])
+        for folder in every:
+            self._follow(files[folder], links[folder])
+            if not files[folder]:
+                found = f"; {self.told()}" if self.left_out else ""
+                raise FileNotFoundError(
+                    f"no image in {folder}: expected any of {' '.join(self.extensions)}{found}"
+                )
+            files[folder].sort(key=os.path.split)
+        return {part: self._listing(places[part], some, files) for part, some in folders.items()}
+
+    def _listing(
+        self, place: Path, folders: Sequence[Path], files: dict[Path, list[str]]
+    ) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+        labels = np.repeat(np.arange(len(folders)), [len(files[folder]) for folder in folders])
+        classes = (self.path.name,) if folders == [place] else tuple(folder.name for folder in folders)
+        return [file for folder in folders for file in files[folder]], labels, classes
+
+    def _subfolders(self, folder: Path) -> list[str]:
+        """Sorted names of its folders; where there are any, its own files do not count."""
+        entries = _entries(folder)
+        names = [entry.name for entry in entries if not _by_machine(entry.name) and _is_folder(entry)]
+        if names:
+            self.seen.add(os.path.realpath(folder))
+            for entry in entries:
+                if entry.name not in names:
+                    self._leave_out(entry, BESIDE)
+        return names
+
+    def _enter(self, folder: str, files: list[str], links: deque[str]) -> None:
+        """Find the images below a folder, and the links, which lead to more."""
+        waiting = [folder]
+        while waiting:
+            real = os.path.realpath(folder := waiting.pop())
+            if real in self.seen:
+                self.left_out[AGAIN].append(folder)
+                continue
+            self.seen.add(real)
+            for entry in _entries(folder):
+                if _by_machine(entry.name):
+                    self._leave_out(entry)
+                elif entry.is_symlink():
+                    links.append(entry.path)
+                elif entry.is_dir():
+                    waiting.append(entry.path)
+                elif entry.is_file() and self._is_image(entry.name):
+                    self._take(entry.path, os.path.join(real, entry.name), files)
+                else:
+                    self._leave_out(entry)
+
+    def _follow(self, files: list[str], links: deque[str]) -> None:
+        """Find the images behind links, and behind the links there."""
+        while links:
+            link = links.popleft()
+            if os.path.isdir(link):
+                self._enter(link, files, links)
+            elif not self._is_image(link) or (os.path.exists(link) and not os.path.isfile(link)):
+                self.left_out[OTHER_TYPE].append(link)
+            else:  # a link to nothing, too, which is then named as unreadable
+                self._take(link, os.path.realpath(link), files)
+
+    def _take(self, path: str, real: str, files: list[str]) -> None:
+        (self.left_out[AGAIN] if real in self.seen else files).append(path)
+        self.seen.add(real)
+
+    def _leave_out(self, entry: os.DirEntry[str], image: str = OTHER_TYPE) -> None:
+        """Count a name; `image` is the reason where it is that of an image."""
+        reason = image if self._is_image(entry.name) else OTHER_TYPE
+        self.left_out[HIDDEN if _by_machine(entry.name) else reason].append(entry.path)
+
+    def _is_image(self, name: str) -> bool:
+        return name.lower().endswith(self.extensions)
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _by_machine(name: str) -> bool:
+    return name.startswith(".") or name.lower() in MACHINE_NAMES
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False

@@ -1,6 +1,6 @@
 """Files of images to pixels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 
 def read_images(
-    paths: list[str],
+    paths: Sequence[str],
     shape: tuple[int, int, int],
     fit: Callable[[Image.Image], Image.Image],
     open_file: Callable[[str], str | BinaryIO] = str,

@@ -60,14 +60,15 @@ def load_images(
     - `celeba`: box (left 15, upper 40, right 163, lower 188) of the aligned 178x218 faces, to 32x32
       (bilinear, antialias); one class. 162770 train, 19867 valid, 19962 test. Copies on disk go unchecked.
     - `folder:PATH`: your images, shorter side to `size` (bilinear, antialias), then center crop, so that the
-      aspect ratio is kept. Subfolders `train` and `test` (or `valid`, which is `test` where there is none)
-      are the splits, otherwise 80 % train, 20 % test. Inside, each subfolder is a class, as in torchvision's
-      `ImageFolder`. Images without any class folder are one class named after PATH. Every real folder and
-      file counts once: links are followed, those of test images first, but not to what is there already.
-      Left out are loose files beside class folders, names that are hidden or that only machines write, and
-      files of other types; one line of the log says how many. `paths` are the files. C = 1 if no image of
-      any split has color, else 3. EXIF orientation is applied, transparency dropped, sixteen-bit gray scaled
-      to eight.
+      aspect ratio is kept. Subfolders `train` or `training` with `test`, `testing`, `val`, `valid` or
+      `validation`, in any case, are the splits (valid is test where there is none), otherwise 80 % train,
+      20 % test; what looks like splits but is not taken as such is refused. Inside, each subfolder is a
+      class, as in torchvision's `ImageFolder`. Images without any class folder are one class named after
+      PATH. Every real folder and file counts once: links are followed, those of test images first, but not
+      to what is there already. Left out are loose files beside class folders, names that are hidden or that
+      only machines write, and files of other types; one line of the log says how many. `paths` are the
+      files. C = 1 if no image of any split has color, else 3. EXIF orientation is applied, transparency
+      dropped, sixteen-bit gray scaled to eight.
 
     Splits made here put the first 297 (digits) or the first fifth, rounded (folder), of
     `numpy.random.default_rng(SPLIT_SEED).permutation(n)` in test, the others in train, in ascending order.

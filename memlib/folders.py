@@ -2,8 +2,9 @@
 
 import logging
 import os
+import re
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,16 @@ MACHINE_NAMES = {
     *("__macosx", "network trash folder", "temporary items", "lost+found", "__pycache__", "$recycle.bin"),
     *("recycler", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"),
 }
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# Whole names as above or as train_set, Test-Images, trainA, val2017; own words before them, as in mnist_test.
+_LIKE_SPLIT = re.compile(
+    rf"(?P<own>.+[ _.-])?(?P<word>{'|'.join(SPLITS)}|trainval|dev|eval|evaluation|(hold|held)[ _-]?out)"
+    r"([ _.-]?(set|data|dataset|images?|imgs?|split|part|[ab]|\d+))*"
+)
 HIDDEN, OTHER_TYPE = "hidden or written by machines alone", "of other types"
 AGAIN, BESIDE = "that links lead to again", "beside the folders that are read"
 
@@ -27,11 +38,10 @@ def load_folder(path: Path, split: str, size: int) -> ImageSet:
     """The images of a folder; see `memlib.datasets.load_images`, which gives an absolute path."""
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder: 'folder:PATH' expects a folder of images")
-    parts = {part: path / part for part in ("train", "valid", "test") if (path / part).is_dir()}
-    divided = "train" in parts and len(parts) > 1
-    check_known(f"split of {path}", split, (*parts, "test") if divided else ("train", "test"))
-    places = parts if divided else {split: path}
     walk = _Walk(path)
+    divided = walk.splits()
+    check_known(f"split of {path}", split, (*divided, "test") if divided else ("train", "test"))
+    places = divided or {split: path}
     listings = walk.listings(places)
     chosen = split if split in places else "valid"
     files, labels, classes = listings[chosen]
@@ -75,6 +85,23 @@ class _Walk:
         )
         return f"left out {', '.join(reasons)}"
 
+    def splits(self) -> dict[str, Path]:
+        """Split -> its folder; none where the folder is not divided, or names alone do not tell."""
+        names = _folders(_entries(self.path))
+        parts: dict[str, str] = {}
+        for name in names:
+            part = SPLITS.get(name.casefold())
+            if part in parts:
+                raise ValueError(
+                    f"{self.path} has two folders of the split {part}, {parts[part]} and {name}; allowed: one"
+                )
+            if part:
+                parts[part] = name
+        if "train" not in parts or len(parts) == 1:
+            return {}
+        self._leave_beside(self.path, parts.values())
+        return {part: self.path / name for part, name in parts.items()}
+
     def listings(self, places: dict[str, Path]) -> dict[str, tuple[list[str], np.ndarray, tuple[str, ...]]]:
         """Of every split: paths (n) in ImageFolder's order, labels int64 (n,), classes.
 
@@ -111,14 +138,42 @@ class _Walk:
 
     def _subfolders(self, folder: Path) -> list[str]:
         """Sorted names of its folders; where there are any, its own files do not count."""
-        entries = _entries(folder)
-        names = [entry.name for entry in entries if not _by_machine(entry.name) and _is_folder(entry)]
+        names = _folders(_entries(folder))
+        self._refuse_splits(folder, names, "classes")
         if names:
-            self.seen.add(os.path.realpath(folder))
-            for entry in entries:
-                if entry.name not in names:
-                    self._leave_out(entry, BESIDE)
+            self._leave_beside(folder, names)
         return names
+
+    def _leave_beside(self, folder: Path, names: Collection[str]) -> None:
+        self.seen.add(os.path.realpath(folder))
+        for entry in _entries(folder):
+            if entry.name not in names:
+                self._leave_out(entry, BESIDE)
+
+    def _refuse_splits(self, folder: str | Path, names: Sequence[str], role: str) -> None:
+        """Refuse folders that would be read as classes or as parts of one, but look like splits.
+
+        They do where two splits are there, or nothing else, or where classes lie inside of one.
+        """
+        like = {name: found for name in names if (found := _LIKE_SPLIT.fullmatch(name.casefold()))}
+        plain = {name for name, found in like.items() if not found["own"]}
+        kinds, plain_kinds = (
+            {SPLITS.get(like[name]["word"], like[name]["word"]) for name in some} for some in (like, plain)
+        )
+        alone = len(like) == len(names) and (len(kinds) > 1 or plain)
+        if not (alone or len(plain_kinds) > 1 or any(self._holds_folders_alone(folder, n) for n in plain)):
+            return
+        parts = {SPLITS.get(name.casefold()) for name in names} - {None}
+        way = f"folder:{folder}" if {"train"} < parts else "train beside test or valid in the folder given"
+        names = ", ".join(like)
+        raise ValueError(
+            f"{folder} has {names}, which look like splits, but would be read as {role}; allowed: for splits "
+            f"{way}, for {role} other names, for one of them alone folder:{os.path.join(folder, min(like))}"
+        )
+
+    def _holds_folders_alone(self, folder: str | Path, name: str) -> bool:
+        entries = [entry for entry in _entries(os.path.join(folder, name)) if not _by_machine(entry.name)]
+        return bool(_folders(entries)) and not any(self._is_image(entry.name) for entry in entries)
 
     def _enter(self, folder: str, files: list[str], links: deque[str]) -> None:
         """Find the images below a folder, and the links, which lead to more."""
@@ -129,7 +184,9 @@ class _Walk:
                 self.left_out[AGAIN].append(folder)
                 continue
             self.seen.add(real)
-            for entry in _entries(folder):
+            entries = _entries(folder)
+            self._refuse_splits(folder, _folders(entries), "parts of a class")
+            for entry in entries:
                 if _by_machine(entry.name):
                     self._leave_out(entry)
                 elif entry.is_symlink():
@@ -157,8 +214,8 @@ class _Walk:
         self.seen.add(real)
 
     def _leave_out(self, entry: os.DirEntry[str], image: str = OTHER_TYPE) -> None:
-        """Count a name; `image` is the reason where it is that of an image."""
-        reason = image if self._is_image(entry.name) else OTHER_TYPE
+        """Count a name; `image` is the reason where it is that of an image or a folder."""
+        reason = image if self._is_image(entry.name) or _is_folder(entry) else OTHER_TYPE
         self.left_out[HIDDEN if _by_machine(entry.name) else reason].append(entry.path)
 
     def _is_image(self, name: str) -> bool:
@@ -168,6 +225,10 @@ class _Walk:
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
+
+
+def _folders(entries: Iterable[os.DirEntry[str]]) -> list[str]:
+    return [entry.name for entry in entries if not _by_machine(entry.name) and _is_folder(entry)]
 
 
 def _by_machine(name: str) -> bool:

@@ -60,7 +60,7 @@ def test_classes_files_and_their_order_are_image_folders(trees):
 
 def real_images(folder: Path) -> set[str]:
     """Real paths of all images that can be reached, by the rule's own words."""
-    waiting, seen, images = [folder], set(), set()
+    waiting, seen, images = [folder], {os.path.realpath(folder.parent)}, set()
     while waiting:
         real = os.path.realpath(waiting.pop())
         if os.path.isdir(real) and real not in seen:

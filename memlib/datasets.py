@@ -67,8 +67,11 @@ def load_images(
       PATH. Every real folder and file counts once: links are followed, those of test images first, but not
       to what is there already. Left out are loose files beside class folders, names that are hidden or that
       only machines write, and files of other types; one line of the log says how many. `paths` are the
-      files. C = 1 if no image of any split has color, else 3. EXIF orientation is applied, transparency
-      dropped, sixteen-bit gray scaled to eight.
+      files. C = 1 if no image of any split has color, that is pixels whose channels differ, else 3; the log
+      says through which file a set with gray images gets three. EXIF orientation is applied, and what is
+      transparent lies on white. Gray of up to 16 bits is scaled to 0..255 by the white level of its file, in
+      TIFF as its tags say; of color of 16 bits the upper eight count. Signed and floating-point pixels, and
+      integers of 32 bits, are refused. Of several frames the first counts.
 
     Splits made here put the first 297 (digits) or the first fifth, rounded (folder), of
     `numpy.random.default_rng(SPLIT_SEED).permutation(n)` in test, the others in train, in ascending order.

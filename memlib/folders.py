@@ -11,7 +11,7 @@ import numpy as np
 
 from memlib.checks import check_known
 from memlib.data import ImageSet, draw_split
-from memlib.pixels import fit_square, has_color, read_images
+from memlib.pixels import first_color, read_squares
 
 LOG = logging.getLogger("memlib")
 # What operating systems, storage servers and programs leave behind, in lower case, beside all with a dot.
@@ -55,11 +55,17 @@ def load_folder(path: Path, split: str, size: int) -> ImageSet:
         LOG.warning("%s: %s", path, walk.told())
     n, n_test = len(files), max(1, round(len(files) / 5))
     index = np.arange(n) if divided else draw_split(n, n_test, split)
-    # Decided over all splits, so that a model trained on one fits the others.
-    colored = any(has_color(file) for files, _, _ in listings.values() for file in files)
-    mode, channels = ("RGB", 3) if colored else ("L", 1)
     paths = tuple(files[i] for i in index)
-    images = read_images(paths, (channels, size, size), lambda image: fit_square(image, mode, size))
+    images, colored = read_squares(paths, size)
+    read = {*paths}
+    others = [file for files, _, _ in listings.values() for file in files if file not in read]
+    if colored.any():
+        color = paths[colored.argmax()]
+    elif color := first_color(others, size):  # decided over all splits: a model of one fits the others
+        images = images.repeat(3, axis=1)
+    if color and not colored.all():
+        told = f"{colored.sum()} of {len(paths)} {split} images have color"
+        LOG.warning("%s: %s; all get three channels through %s", path, told, color)
     return ImageSet(images, labels[index], classes, f"folder:{path}", split, index, paths)
 
 

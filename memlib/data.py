@@ -5,7 +5,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from memlib.checks import as_array, check_unmasked
 
 SIZE = 32  # height and width of the images of `DATASETS`, in pixels
+SPLIT_SEED = 0  # of numpy.random.default_rng, for the sets that come without a split of their own
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,6 +29,7 @@ class ImageSet:
         split: the part of the data set, as in `load_images`.
         index: int64 (n,), values >= 0, each image's position in the data set's own order (see `load_images`).
         absent: positions in that order of images that the data set has and no set here.
+        paths: of each image's file (n), None where the images come from none of their own.
 
     Raises:
         ValueError: A value of another type, shape or range; the message names it and what is allowed.
@@ -40,6 +42,7 @@ class ImageSet:
     split: str
     index: np.ndarray
     absent: tuple[int, ...] = ()
+    paths: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         images, classes = self.images, self.classes
@@ -56,6 +59,11 @@ class ImageSet:
                 raise ValueError(f"{field} must be {allowed}, got {_describe(values)}")
             if values.min() < 0 or values.max() > top:
                 raise ValueError(f"{field} must be in 0..{top}, got {values.min()}..{values.max()}")
+        paths = () if self.paths is None else self.paths
+        if not isinstance(paths, tuple) or not all(isinstance(path, str) for path in paths):
+            raise ValueError(f"paths must be None or a tuple of strings, got {_describe(paths)}")
+        if self.paths is not None and len(paths) != len(images):
+            raise ValueError(f"paths must be one for each of the {len(images)} images, got {len(paths)}")
         for field in ("images", "labels", "index"):
             view = np.ascontiguousarray(getattr(self, field)).view()
             view.flags.writeable = False
@@ -107,7 +115,7 @@ class ImageSet:
         return digest.hexdigest()
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
-        """Chosen images in the given order; `index` still says where each comes from.
+        """Chosen images in the given order; `index` and `paths` still say where each comes from.
 
         Args:
             indices: integers (m,), m >= 1, positions 0..n-1 in this set; repeats are allowed.
@@ -125,8 +133,15 @@ class ImageSet:
         if chosen.min() < 0 or chosen.max() >= len(self):
             raise ValueError(f"indices must be in 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
         images, labels, index = self.images[chosen], self.labels[chosen], self.index[chosen]
-        return ImageSet(images, labels, self.classes, self.name, self.split, index, self.absent)
+        paths = self.paths and tuple(self.paths[i] for i in chosen)
+        return replace(self, images=images, labels=labels, index=index, paths=paths)
 
 
 def _describe(value: object) -> str:
     return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+
+
+def draw_split(n: int, n_test: int, split: str) -> np.ndarray:
+    """Which of n images are in a split, int64, ascending: `n_test` in "test", the others in "train"."""
+    order = np.random.default_rng(SPLIT_SEED).permutation(n)
+    return np.sort(order[:n_test] if split == "test" else order[n_test:])

@@ -1,21 +1,20 @@
-"""The data sets of the book and folders of images: where their files lie, and `load_images`."""
+"""The data sets of the book, where their files lie, and `load_images`, which reads them and folders."""
 
 import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 import memlib.cifar10 as cifar10
 from memlib.checks import check_known, check_whole
-from memlib.data import SIZE, ImageSet
+from memlib.data import SIZE, ImageSet, draw_split
+from memlib.folders import load_folder
+from memlib.pixels import read_images
 
 TORCHVISION = {"mnist": "MNIST", "cifar10": "CIFAR10", "celeba": "CelebA"}
 # Files under the data folder, published md5; of MNIST torchvision has those of the archives alone. CelebA
@@ -45,7 +44,6 @@ FILES: dict[str, dict[str, str | None]] = {
 }
 DATASETS = ("digits", "patches", *FILES)
 SPLITS = dict.fromkeys(DATASETS, ("train", "test")) | {"celeba": ("train", "valid", "test")}
-SPLIT_SEED = 0  # of numpy.random.default_rng, for the sets that come without a split of their own
 
 
 def load_images(
@@ -67,16 +65,24 @@ def load_images(
     - `celeba`: box (left 15, upper 40, right 163, lower 188) of the aligned 178x218 faces, to 32x32
       (bilinear, antialias); one class. 162770 train, 19867 valid, 19962 test. Copies on disk go unchecked.
     - `folder:PATH`: your images, shorter side to `size` (bilinear, antialias), then center crop, so that the
-      aspect ratio is kept. Subfolders `train` and `test` (or `valid`, which is `test` where there is none)
-      are the splits, otherwise 80 % train, 20 % test. Inside, each subfolder is a class, as in torchvision's
-      `ImageFolder`; loose files beside class folders do not count, nor do hidden ones. Images without any
-      class folder are one class named after PATH. C = 1 if no image of any split has color, else 3. EXIF
-      orientation is applied, transparency dropped, sixteen-bit gray scaled to eight.
+      aspect ratio is kept. Subfolders `train` or `training` with `test`, `testing`, `val`, `valid` or
+      `validation`, in any case, are the splits (valid is test where there is none), otherwise 80 % train,
+      20 % test; what looks like splits but is not taken as such is refused. Inside, each subfolder is a
+      class, as in torchvision's `ImageFolder`. Images without any class folder are one class named after
+      PATH. Every real folder and file counts once: links are followed, those of test images first, but not
+      to what is there already. Left out are loose files beside class folders, names that are hidden or that
+      only machines write, and files of other types; one line of the log says how many. `paths` are the
+      files. C = 1 if no image of any split has color, that is pixels whose channels differ, else 3; the log
+      says through which file a set with gray images gets three. EXIF orientation is applied, and what is
+      transparent lies on white. Gray of up to 16 bits is scaled to 0..255 by the white level of its file, in
+      TIFF as its tags say; of color of 16 bits the upper eight count. Signed and floating-point pixels, and
+      integers of 32 bits, are refused. Of several frames the first counts.
 
     Splits made here put the first 297 (digits) or the first fifth, rounded (folder), of
     `numpy.random.default_rng(SPLIT_SEED).permutation(n)` in test, the others in train, in ascending order.
     For these sets and for `patches` (260 photograph + 20 row + column) `index` counts over the whole set, for
-    the others within the split.
+    the others within the split. Of a folder, `index` counts the files that are not left out, in
+    `ImageFolder`'s order, which counts hidden ones, too; `paths` tell which they are.
 
     Args:
         name: one of `DATASETS`, or `folder:PATH` (`~` is expanded).
@@ -96,7 +102,7 @@ def load_images(
     """
     check_whole(1, size=size)
     if isinstance(name, str) and name.startswith("folder:") and name != "folder:":
-        return _load_folder(Path(name.removeprefix("folder:")).expanduser().resolve(), split, size)
+        return load_folder(Path(name.removeprefix("folder:")).expanduser().resolve(), split, size)
     check_known("data set", name, (*DATASETS, "folder:PATH"))
     check_known(f"split of {name}", split, SPLITS[name])
     if size != SIZE:
@@ -204,7 +210,7 @@ def _load_digits(split: str) -> ImageSet:
     levels = (3 - part) * rows[:, :, left] + part * rows[:, :, right]  # (n, 24, 8) -> (n, 24, 24), 0..144
     images = np.zeros((len(digits), 1, SIZE, SIZE), np.uint8)
     images[:, 0, 4:28, 4:28] = (255 * levels + 72) // 144
-    index = _draw_split(len(digits), 297, split)
+    index = draw_split(len(digits), 297, split)
     labels = source.target.astype(np.int64)
     return ImageSet(images[index], labels[index], tuple("0123456789"), "digits", split, index)
 
@@ -262,112 +268,7 @@ def _load_celeba(split: str, root: Path) -> ImageSet:
     return replace(ImageSet.of(images, ["face"] * len(paths), "celeba"), split=split)
 
 
-def _load_folder(path: Path, split: str, size: int) -> ImageSet:
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path} is not a folder: 'folder:PATH' expects a folder of images")
-    parts = {part: path / part for part in ("train", "valid", "test") if (path / part).is_dir()}
-    divided = "train" in parts and len(parts) > 1
-    if divided:
-        parts.setdefault("test", path / "valid")
-    check_known(f"split of {path}", split, parts if divided else ("train", "test"))
-    places = parts if divided else {split: path}
-    listings = {part: _list_images(place, path.name) for part, place in places.items()}
-    files, labels, classes = listings[split]
-    for part, (_, _, others) in listings.items():
-        if others != classes:
-            both = f"{classes} in {places[split]}, {others} in {places[part]}"
-            raise ValueError(f"classes differ: {both}; allowed: the same in every split")
-    if len(files) < 2 and not divided:
-        raise ValueError(f"{path} holds one image: at least two are needed for train and test")
-    n, n_test = len(files), max(1, round(len(files) / 5))
-    index = np.arange(n) if divided else _draw_split(n, n_test, split)
-    # Decided over all splits, so that a model trained on one fits the others.
-    colored = any(_has_color(file) for files, _, _ in listings.values() for file in files)
-    mode, channels = ("RGB", 3) if colored else ("L", 1)
-    chosen = [files[i] for i in index]
-    images = read_images(chosen, (channels, size, size), lambda image: _fit_square(image, mode, size))
-    return ImageSet(images, labels[index], classes, f"folder:{path}", split, index)
-
-
-def _list_images(folder: Path, name: str) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """Paths (n) in ImageFolder's order, labels int64 (n,), classes: only `name` where no subfolder is one."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
-    classes = sorted(item.name for item in folder.iterdir() if item.is_dir() and item.name[0] != ".")
-    places = [folder / item for item in classes] or [folder]
-    files, labels = [], []
-    for label, place in enumerate(places):
-        found = make_dataset(place.parent, {place.name: label}, IMG_EXTENSIONS, allow_empty=True)
-        visible = [file for file, _ in found if os.sep + "." not in file.removeprefix(str(place))]
-        if not visible:
-            raise FileNotFoundError(f"no image in {place}: expected any of {' '.join(IMG_EXTENSIONS)}")
-        files += visible
-        labels += [label] * len(visible)
-    return files, np.array(labels, np.int64), tuple(classes) or (name,)
-
-
-def _has_color(path: str) -> bool:
-    """Whether a file holds a color image; False where it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.mode not in ("1", "L", "LA", "La", "F") and not image.mode.startswith("I")
-    except (OSError, ValueError, Image.DecompressionBombError):  # named when its split is read
-        return False
-
-
-def _draw_split(n: int, n_test: int, split: str) -> np.ndarray:
-    order = np.random.default_rng(SPLIT_SEED).permutation(n)
-    return np.sort(order[:n_test] if split == "test" else order[n_test:])
-
-
-def read_images(
-    paths: list[str],
-    shape: tuple[int, int, int],
-    fit: Callable[[Image.Image], Image.Image],
-    open_file: Callable[[str], str | BinaryIO] = str,
-) -> np.ndarray:
-    """Images uint8 (n, *shape), shape (C, H, W); ValueError that names the files which cannot be read.
-
-    `fit` gives each image its size W x H and its C channels. `open_file` finds the file of a path where that
-    is not on disk, such as in an archive.
-    """
-    channels, height, width = shape
-    images = np.empty((len(paths), *shape), np.uint8)
-
-    def read(i: int) -> str | None:
-        try:
-            with Image.open(open_file(paths[i])) as image:
-                pixels = np.asarray(fit(image))
-        except Exception as error:  # decoders raise anything on damaged files; all are reported below
-            return f"\n  {paths[i]}: {error}"
-        images[i] = pixels.reshape(height, width, channels).transpose(2, 0, 1)  # (H, W, C) -> (C, H, W)
-        return None
-
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
-        failures = [failure for failure in pool.map(read, range(len(paths))) if failure]
-    if failures:
-        more = f"\n  and {len(failures) - 10} more" if len(failures) > 10 else ""
-        raise ValueError(f"{len(failures)} of {len(paths)} images unreadable:{''.join(failures[:10])}{more}")
-    return images
-
-
 def _crop_face(image: Image.Image) -> Image.Image:
     if image.size != (178, 218):
         raise ValueError(f"expected the aligned 178x218 image, got {image.width}x{image.height}")
     return image.convert("RGB").crop((15, 40, 163, 188)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-
-
-def _fit_square(image: Image.Image, mode: str, size: int) -> Image.Image:
-    """Upright, in Pillow's mode "L" or "RGB", shorter side to `size` (bilinear, antialias), center crop."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed white level; save with 8 or 16 bits")
-    if image.mode.startswith("I"):  # where Pillow's own conversion clips at 255
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError(f"expected gray levels in 0..65535, got {levels.min()}..{levels.max()}")
-        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    width, height = (size * side // min(image.size) for side in image.size)
-    image = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.crop((left, top, left + size, top + size))

@@ -232,6 +232,8 @@ IMAGES = [
         "lists no image of split 'train' (number 0)",
     ),
     call("replace(digits, classes=())", "classes must be a tuple of at least one class name, got ()"),
+    call("replace(digits, paths=['0.png'] * 297)", "paths must be None or a tuple of strings, got a list"),
+    call("replace(digits, paths=('0.png',))", "paths must be one for each of the 297 images, got 1"),
     call("replace(digits, index=digits.index[1:])", "index must be int64 (297,), got int64 (296,)"),
 ]
 

@@ -324,7 +324,7 @@ def test_gray_in_every_mode_and_color_if_any_split_has_it(tmp_path):
     train = tmp_path / "train"
     save(train / "a1.png", 1, mode="1")
     save(train / "b8.png", 200, mode="L")
-    save(train / "c8a.png", (200, 0), mode="LA")
+    save(train / "c8a.png", (200, 255), mode="LA")
     Image.fromarray(np.full((32, 32), round(19.7 * 257), np.uint16)).save(train / "d16.png")
     save(tmp_path / "test" / "gray.png", 7, mode="L")
     images = load_images(f"folder:{tmp_path}")

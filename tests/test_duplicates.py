@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from memlib.datasets import load_images, read_images
+from memlib.datasets import load_images
 from memlib.metrics import neighbors
 from memlib.metrics.duplicates import Pairs, centered, groups, near_duplicates
+from memlib.pixels import read_images
 
 CENTERS = ["lines", "image"]
 

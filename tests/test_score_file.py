@@ -71,6 +71,15 @@ def test_the_values_are_the_scores_of_both_estimators_and_their_health_epoch_by_
     assert (table.models_seen == 2 * 2).all() and (table.models_left == 2).all()
 
 
+def test_images_of_a_folder_have_their_files_in_the_table_in_any_encoding(tmp_path, result):
+    files = tuple(f"/images/{i}\udce9.png" for i in range(N))  # é in Latin-1, as the file system gives it
+    images = dataclasses.replace(IMAGES, paths=files)
+    write_scores(tmp_path / "scores.parquet", result, images)
+    table = pq.read_table(tmp_path / "scores.parquet")
+    assert table.schema.names == [*SCHEMA, "path"]
+    assert table["path"].to_pylist() == [rf"/images/{i}\udce9.png" for i in range(N)] * 2
+
+
 @pytest.mark.parametrize(
     ("change", "nulls"),
     [

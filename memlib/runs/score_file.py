@@ -57,10 +57,15 @@ SCHEMA: dict[str, Column] = {
     "models_seen": Column(pa.int32(), "", "models behind U, repeats x (folds - 1)"),
     "models_left": Column(pa.int32(), "", "models behind V, as many as repeats"),
 }
+PATH = Column(pa.string(), "", "file of the image; only of images that have files of their own")
+
+
+def _schema(images: ImageSet) -> dict[str, Column]:
+    return SCHEMA if images.paths is None else SCHEMA | {"path": PATH}
 
 
 def score_table(result: xr.Dataset, images: ImageSet) -> pd.DataFrame:
-    """One row per epoch and observation with the columns of `SCHEMA`.
+    """One row per epoch and observation with the columns of `SCHEMA`, and of images in a folder their `path`.
 
     Args:
         result: what `memlib.run`, `memlib.cross_fit` or `memlib.score_models` returns.
@@ -90,7 +95,13 @@ def score_table(result: xr.Dataset, images: ImageSet) -> pd.DataFrame:
         columns["khat"] = result.khat.max("repeat")
         columns["ess"] = result.ess.min(("repeat", "fold"))
         columns["num_samples"] = result.num_samples.min("repeat")
-    return xr.Dataset(columns).to_dataframe(["epoch", "observation"]).reset_index()[list(SCHEMA)]
+    if images.paths is not None:  # names of files may be any bytes, strings in Parquet are UTF-8
+        columns["path"] = (
+            "observation",
+            [str(p.encode("utf-8", "backslashreplace"), "utf-8") for p in images.paths],
+        )
+    table = xr.Dataset(columns).to_dataframe(["epoch", "observation"]).reset_index()
+    return table[list(_schema(images))]
 
 
 def check_images(result: xr.Dataset, images: ImageSet) -> None:
@@ -122,11 +133,12 @@ def write_scores(path: str | Path, result: xr.Dataset, images: ImageSet) -> None
         WriteError: the disk or the quota is full, the file too large, or its file system can only be read.
     """
     path = check_new(path)
+    columns = _schema(images)
     fields = [
         pa.field(name, column.type, metadata={"unit": column.unit, "text": column.text})
-        for name, column in SCHEMA.items()
+        for name, column in columns.items()
     ]
-    floats = [name for name, column in SCHEMA.items() if pa.types.is_floating(column.type)]
+    floats = [name for name, column in columns.items() if pa.types.is_floating(column.type)]
     about = {
         "memlib.schema_version": str(SCHEMA_VERSION),
         "memlib.version": importlib.metadata.version("memlib"),
@@ -140,7 +152,7 @@ def write_scores(path: str | Path, result: xr.Dataset, images: ImageSet) -> None
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     # bytes of floats of equal place lie together, which compresses better
     compact = {
-        "use_dictionary": [name for name in SCHEMA if name not in floats],
+        "use_dictionary": [name for name in columns if name not in floats],
         "use_byte_stream_split": floats,
     }
     with writing(path):

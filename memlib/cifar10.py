@@ -69,8 +69,8 @@ def load_partial(root: Path, split: str, official: Callable[[], ImageSet]) -> Im
             f"{SHA256[split][:12]}..., that of the official ones: delete these files and get them again"
         )
     index = np.setdiff1d(np.arange(len(images)), absent)
-    places = tuple(absent.tolist())
-    return ImageSet(images[index], labels[index], CLASSES, "cifar10-partial", split, index, places)
+    kept = images[index], labels[index], CLASSES, "cifar10-partial", split, index
+    return ImageSet(*kept, absent=tuple(absent.tolist()))
 
 
 def _cut(path: Path) -> np.ndarray:

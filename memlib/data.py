@@ -28,8 +28,8 @@ class ImageSet:
         name: the data set, as in `load_images`.
         split: the part of the data set, as in `load_images`.
         index: int64 (n,), values >= 0, each image's position in the data set's own order (see `load_images`).
-        absent: positions in that order of images that the data set has and no set here.
         paths: of each image's file (n), None where the images come from none of their own.
+        absent: positions in that order of images that the data set has and no set here.
 
     Raises:
         ValueError: A value of another type, shape or range; the message names it and what is allowed.
@@ -41,8 +41,8 @@ class ImageSet:
     name: str
     split: str
     index: np.ndarray
-    absent: tuple[int, ...] = ()
     paths: tuple[str, ...] | None = None
+    absent: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         images, classes = self.images, self.classes

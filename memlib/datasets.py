@@ -57,8 +57,8 @@ def load_images(
       390 train from columns 0..479, 130 test from columns 480..639.
     - `mnist`: 28x28 padded by 2. 60000 train, 10000 test.
     - `cifar10`: as it is. 50000 train, 10000 test.
-    - `cifar10-partial`: the same but for 97 images, 92 of them ships, that sheets of lossless copies lack; from
-      these sheets (`memlib.cifar10`), or from the files of `cifar10` with the same arrays. 49923 train, 9980
+    - `cifar10-partial`: the same but for 97 images, 92 of them ships, that sheets of lossless copies lack;
+      from them (`memlib.cifar10`), or from the files of `cifar10` with the same arrays. 49923 train, 9980
       test, `index` in the order of `cifar10`.
     - `cifar10-jpeg`: CIFAR-10 after lossy compression, two archives of class folders of JPEG files, ordered
       by class and file name. 50000 train, 10000 test. Densities on it are not those of `cifar10`.

@@ -78,7 +78,7 @@ def refusal(case: Case) -> Refusal:
         places = {"MEMLIB_RESULTS": f"{folder}/RESULTS", "MEMLIB_DATA": f"{folder}/DATA"}
         patches.enter_context(mock.patch.dict(os.environ, places | {"MEMLIB_DEVICE": "cpu"}))
         patches.enter_context(mock.patch("torch.cuda.is_available", return_value=False))
-        for module in ("training", "runs.task", "runs.cost"):
+        for module in ("runs.task", "runs.cost", "training"):  # which the others import
             patches.enter_context(mock.patch(f"memlib.{module}.fit", train))
         patches.enter_context(contextlib.chdir(folder))
         for file in ("FILE", "FILE.parquet"):

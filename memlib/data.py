@@ -4,7 +4,9 @@
 """
 
 import hashlib
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -53,6 +55,10 @@ class ImageSet:
             raise ValueError(f"images must be {allowed}, got {_describe(images)}")
         if not isinstance(classes, tuple) or not classes or not all(isinstance(c, str) for c in classes):
             raise ValueError(f"classes must be a tuple of at least one class name, got {classes!r}")
+        _check_names((self.name, *classes))
+        [(name, count)] = Counter(unicodedata.normalize("NFC", c) for c in classes).most_common(1)
+        if count > 1:
+            raise ValueError(f"several classes read {name!r}; allowed: names that differ, rename all but one")
         for field, top in (("labels", len(classes) - 1), ("index", np.iinfo(np.int64).max)):
             values = getattr(self, field)
             if _describe(values) != (allowed := f"int64 ({len(images)},)"):
@@ -75,7 +81,8 @@ class ImageSet:
 
         Args:
             images: as above.
-            labels: (n,), of any type that can be sorted, by default all of one class; each value is a class.
+            labels: (n,), of one type that can be sorted, none missing; each value is a class, named as it
+                reads. By default all images are of one class.
             name: of the set.
 
         Raises:
@@ -86,7 +93,9 @@ class ImageSet:
         """
         check_unmasked(images=images, labels=labels)
         shape = np.shape(images)[:1]
-        values, places = np.unique([name] * sum(shape) if labels is None else labels, return_inverse=True)
+        given = [name] * sum(shape) if labels is None else labels
+        _check_labels(given)
+        values, places = np.unique(given, return_inverse=True)
         classes = tuple(map(str, values.tolist()))
         return cls(images, places.astype(np.int64), classes, name, "train", np.arange(sum(shape)))
 
@@ -139,6 +148,36 @@ class ImageSet:
 
 def _describe(value: object) -> str:
     return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Refuse what can be stored in no file: names of files and folders that are not UTF-8."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name!r} is not valid Unicode; allowed: names in UTF-8, rename it") from None
+
+
+def _check_labels(labels: Sequence | np.ndarray) -> None:
+    """Refuse missing labels, and different ones that NumPy or their text would make one class."""
+    import pandas as pd
+
+    values = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
+    if np.ndim(missing := pd.isna(np.array(values, object))) == 1 and missing.any():
+        at = np.flatnonzero(missing)
+        raise ValueError(
+            f"{len(at)} labels are missing, the first of image {at[0]}; allowed: a label for each image"
+        )
+    texts: dict[str, object] = {}
+    for value in values:
+        other = texts.setdefault(
+            value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value), value
+        )
+        if isinstance(other, str | bytes) != isinstance(value, str | bytes) or other != value:
+            raise ValueError(
+                f"labels {other!r} and {value!r} differ but read the same; allowed: labels of one type"
+            )
 
 
 def draw_split(n: int, n_test: int, split: str) -> np.ndarray:

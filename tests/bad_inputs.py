@@ -1,5 +1,6 @@
 """Bad inputs by where they come in, each with a piece of its error."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -232,6 +233,26 @@ IMAGES = [
         "lists no image of split 'train' (number 0)",
     ),
     call("replace(digits, classes=())", "classes must be a tuple of at least one class name, got ()"),
+    *(
+        call(f"memlib.ImageSet.of(digits.images[:2], {labels})", message)
+        for labels, message in {
+            "['cat', None]": "1 labels are missing, the first of image 1; allowed: a label for each image",
+            "[0.0, np.nan]": "1 labels are missing, the first of image 1",
+            "['cat', np.nan]": "1 labels are missing, the first of image 1",
+            "np.array(['NaT', '2026-01-01'], 'M8[D]')": "1 labels are missing, the first of image 0",
+            "[1, '1']": "labels 1 and '1' differ but read the same; allowed: labels of one type",
+            "[True, 'True']": "labels True and 'True' differ but read the same",
+            "[b'cat', 'cat']": "labels b'cat' and 'cat' differ but read the same",
+            r"['caf\xe9', 'cafe\u0301']": "several classes read 'caf\xe9'; allowed: names that differ",
+            r"['cat', 'caf\udce9']": r"'caf\udce9' is not valid Unicode; allowed: names in UTF-8, rename it",
+        }.items()
+    ),
+    call("replace(digits, classes=('0',) * 10)", "several classes read '0'; allowed: names that differ"),
+    image_folder(
+        "a class folder whose name is not UTF-8",
+        lambda f: _cats_and(f, os.fsdecode(b"caf\xe9/0.ppm"), b"P6 1 1 255\n\x00\x00\x00"),
+        r"is not valid Unicode; allowed: names in UTF-8, rename it",
+    ),
     call("replace(digits, paths=['0.png'] * 297)", "paths must be None or a tuple of strings, got a list"),
     call("replace(digits, paths=('0.png',))", "paths must be one for each of the 297 images, got 1"),
     call("replace(digits, index=digits.index[1:])", "index must be int64 (297,), got int64 (296,)"),

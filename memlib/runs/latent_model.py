@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import get_args
 
@@ -11,13 +12,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints
-from torch.distributions.constraints import Constraint
 
 from memlib.checks import check_one_of, check_whole
 from memlib.data import ImageSet
 from memlib.device import own_settings
 from memlib.experiment import ProposalName
 from memlib.proposals import POINTS, LogJoint
+from memlib.runs.distributions import (
+    check_counts,
+    check_covers,
+    drawn_from,
+    holds,
+    moments,
+    nats,
+    one_each,
+    pixels_nats,
+    support_of,
+)
 from memlib.scoring import LogProb, fitted_log_px, forked, summary
 
 
@@ -44,6 +55,10 @@ class LatentModel:
 
     All of this, `encoder`, `decoder` and `prepare` included, runs with PyTorch's default type float32 and
     default device CPU, whatever the caller has set, so that the same model has the same score.
+
+    Supports count. The encoder's has to hold all latents of the prior, or p(x) would come out too low without
+    a sign; latents that the prior has not have density 0. The decoder's has to hold the prepared images,
+    whatever `validate_args` says.
 
     A subclass with a `log_prob` of its own is scored by that, as any other model, without `estimate`.
 
@@ -84,6 +99,7 @@ class LatentModel:
         prepare: Callable[[Tensor], Tensor] | None = None,
         proposal: ProposalName = "fitted",
     ) -> None:
+        self._scales = prepare is None
         prepare = prepare or (lambda levels: levels.float() / 255)
         for name, function in (("encoder", encoder), ("decoder", decoder), ("prepare", prepare)):
             if not callable(function):
@@ -116,7 +132,8 @@ class LatentModel:
 
         Raises:
             ValueError: parameters on another device than a CPU or CUDA, distributions that do not fit what
-                they are of, or densities in 16-bit floating point.
+                they are of, by shape, by the shape of their log_prob, or by support, or densities in 16-bit
+                floating point.
         """
         for module in self._modules():
             module.eval()
@@ -160,47 +177,68 @@ class LatentModel:
         if not isinstance(x, Tensor) or x.ndim < 1 or len(x) != B:
             what = f"a tensor {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
             raise ValueError(f"prepare returned {what} of {B} images; allowed: a tensor ({B}, ...)")
-        q = _one_each("encoder", self.encoder(x), B)
+        q = one_each("encoder", self.encoder(x), B)
         if self.proposal == "encoder":
             z = q.sample((self.num_samples,)).transpose(0, 1)  # (S, B, ...) -> (B, S, ...)
-            return summary(self._log_joint(x, q, z) - _nats("encoder", q, z.transpose(0, 1)).T)
-        mean, variance = _moments(q)
-        shape, parts = mean.shape[1:], []
+            if z.shape != (shape := (B, self.num_samples, *q.event_shape)):
+                raise ValueError(f"the encoder's samples are {tuple(z.shape)}; allowed: {shape}")
+            drawn = self._prior_samples(q, z[:, 0])
+            return summary(self._log_joint(x, q, z, drawn) - nats("encoder", q, z.transpose(0, 1)).T)
+        mean, variance = moments(q)
+        drawn, shape, parts = self._prior_samples(q, mean), mean.shape[1:], []
         for rows in torch.arange(B, device=x.device).split(max(1, self.batch_size // POINTS)):
 
             def joint(images: slice | Tensor, rows: Tensor = rows) -> LogJoint:
                 own = x[rows[images]]
-                return lambda z: self._log_joint(own, q, z.reshape(*z.shape[:-1], *shape))
+                return lambda z: self._log_joint(own, q, z.reshape(*z.shape[:-1], *shape), drawn)
 
             start = (t[rows].reshape(len(rows), -1) for t in (mean, variance.log()))  # (B, ...) -> (B, Z)
             parts.append(fitted_log_px(joint, *start, self.num_samples, forked(generator)))
         return LogProb(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
-    def _log_joint(self, x: Tensor, q: Distribution, z: Tensor) -> Tensor:
+    def _prior_samples(self, q: Independent, z: Tensor) -> Tensor:
+        """Samples of the prior, (m, ...), for latents (B, ...) of an encoder that is found to cover them."""
+        prior = self._prior_of(z[:, None], q)
+        try:
+            drawn = drawn_from(prior, z)
+        except NotImplementedError:  # of a distribution that cannot be drawn from
+            drawn = z[:0]
+        check_covers(q, prior, drawn)
+        return drawn
+
+    def _log_joint(self, x: Tensor, q: Independent, z: Tensor, drawn: Tensor) -> Tensor:
         """log p(x | z) + log p(z), float64 (B, P), of prepared images (B, ...) and latents (B, P, ...) like
-        those of q."""
-        B = len(x)
-        log_p = _nats("prior", self._prior_of(z, q), z)
+        those of q. Where the prior has none of these, any `drawn` from it stands for them, at density 0."""
+        B, prior = len(x), self._prior_of(z, q)
+        support = support_of(prior)
+        inside = None if support is None or support.event_dim else holds(prior, z)
+        if inside is not None and (inside.all() or not len(drawn)):
+            inside = None
+        if inside is not None:
+            z = torch.where(inside.reshape(*inside.shape, *[1] * (z.ndim - 2)), z, drawn[0].to(z.dtype))
+        log_p = nats("prior", prior, z)
         at_once, parts = max(1, self.batch_size // B), []
         for part in z.split(at_once, dim=1):
-            p = _one_each("decoder", self.decoder(part.flatten(0, 1)), part.shape[:2].numel())
+            p = one_each("decoder", self.decoder(part.flatten(0, 1)), part.shape[:2].numel())
             if p.event_shape != x.shape[1:]:
                 raise ValueError(
                     f"the decoder's distribution is over the shape {tuple(p.event_shape)}, and prepare gives "
                     f"images of the shape {tuple(x.shape[1:])}; allowed: the same"
                 )
             copies = x.repeat_interleave(part.shape[1], dim=0)  # (B, ...) -> (B * P, ...)
-            parts.append(_nats("decoder", p, copies).unflatten(0, (B, -1)))
+            if self._scales:
+                check_counts(p)
+            parts.append(pixels_nats(p, copies).unflatten(0, (B, -1)))
         log_p = log_p + torch.cat(parts, dim=1)
         if z.requires_grad and not parts[0].requires_grad:
             raise ValueError(
                 'the decoder has no gradient with respect to the latents; allowed: one, or proposal="encoder"'
             )
-        return log_p
+        return log_p if inside is None else log_p.masked_fill(~inside, -math.inf)
 
-    def _prior_of(self, z: Tensor, q: Distribution) -> Distribution:
+    def _prior_of(self, z: Tensor, q: Distribution) -> Independent:
         """The prior of latents (S, B, ...) from q, with all but their first two dimensions as event."""
-        shape, support = z.shape[2:], _support(q)
+        shape, support = z.shape[2:], support_of(q)
         if self.prior is None:
             if not isinstance(support, type(constraints.real)):
                 raise ValueError(
@@ -208,7 +246,7 @@ class LatentModel:
                     "for them, or latents with the support Real()"
                 )
             return Independent(Normal(torch.zeros(shape, dtype=z.dtype, device=z.device), 1.0), len(shape))
-        own, own_support = self.prior.batch_shape + self.prior.event_shape, _support(self.prior)
+        own, own_support = self.prior.batch_shape + self.prior.event_shape, support_of(self.prior)
         if own != shape:
             raise ValueError(
                 f"prior is over the shape {tuple(own)}, and the encoder's latents have the shape "
@@ -221,57 +259,3 @@ class LatentModel:
                 "discrete, or both continuous"
             )
         return Independent(self.prior, len(self.prior.batch_shape))
-
-
-def _one_each(name: str, distribution: Distribution, count: int) -> Distribution:
-    """A distribution with the batch shape (count,) and everything behind it as event."""
-    if not isinstance(distribution, Distribution):
-        kind = type(distribution).__name__
-        raise ValueError(f"the {name} returned a {kind}; allowed: a torch.distributions.Distribution")
-    batch, event = tuple(distribution.batch_shape), tuple(distribution.event_shape)
-    if not batch or batch[0] != count:
-        raise ValueError(
-            f"the {name} returned a {type(distribution).__name__} with batch shape {batch} and event shape "
-            f"{event} for {count} inputs; allowed: a batch shape that begins with {count}"
-        )
-    return Independent(distribution, len(batch) - 1)
-
-
-def _moments(q: Distribution) -> tuple[Tensor, Tensor]:
-    """Mean and variance of latents, each (B, ...)."""
-    support, other = _support(q), 'allowed: proposal="encoder", or latents'
-    if not isinstance(support, type(constraints.real)):
-        raise ValueError(
-            f"proposal is 'fitted', and the encoder's latents have the support {support}; {other} with the "
-            "support Real()"
-        )
-    try:
-        mean, variance = q.mean, q.variance
-    except NotImplementedError as error:
-        raise ValueError(
-            f"proposal is 'fitted', and the encoder's {q.base_dist} knows no mean or variance; {other} of a "
-            "distribution that does"
-        ) from error
-    _nats("encoder", q, mean)  # refuses densities in 16-bit floating point
-    return mean, variance
-
-
-def _support(distribution: Distribution) -> Constraint | None:
-    """Where its numbers are, one by one; None where it does not say."""
-    try:
-        support = distribution.support
-    except NotImplementedError:
-        return None
-    while hasattr(support, "base_constraint"):  # of vectors and of mixtures
-        support = support.base_constraint
-    return support
-
-
-def _nats(name: str, distribution: Distribution, values: Tensor) -> Tensor:
-    """Log-densities as float64."""
-    log_p = distribution.log_prob(values)
-    if log_p.dtype.itemsize < 4:
-        raise ValueError(
-            f"log_prob of the {name} returned {log_p.dtype}; allowed: floating point of 32 bits or more"
-        )
-    return log_p.double()

@@ -267,31 +267,6 @@ def test_modules_are_evaluated_without_dropout_in_batches(batch_size):
     assert vae.most <= batch_size
 
 
-def test_modules_behind_partial_attributes_and_prepare_are_evaluated():
-    class Pair:
-        """Not a module; has two."""
-
-        def __init__(self):
-            self.to_z, self.to_x = Perceptron(), Perceptron()
-
-        def encode(self, x):
-            return self.to_z.encode(x)
-
-        def decode(self, z, scale):
-            return self.to_x.decode(scale * z)
-
-        def __call__(self, levels):
-            return prepare(levels)
-
-    pair, preparing, bound, direct = Pair(), Pair(), Perceptron(), Perceptron()
-    modules = [pair.to_z, pair.to_x, preparing.to_z, preparing.to_x, bound, direct]
-    assert all(module.training for module in modules)
-    encode = functools.partial(lambda network, x: network.encode(x), bound)
-    LatentModel(encode, functools.partial(pair.decode, scale=1.0), 3, prepare=preparing).log_prob(IMAGES)
-    LatentModel(pair.encode, functools.partial(direct.decode), 3, prepare=prepare).log_prob(IMAGES)
-    assert not any(module.training for module in modules)
-
-
 def test_no_generator_of_another_device_is_seeded(monkeypatch):
     def fail(seed):
         raise AssertionError("a generator that is not forked was seeded")

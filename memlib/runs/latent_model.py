@@ -1,16 +1,14 @@
 """Models made of an encoder and a decoder, as PyTorch users have them, scored by importance sampling."""
 
-import functools
-import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from typing import get_args
+from collections.abc import Callable
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, constraints
 
 from memlib.checks import check_one_of, check_whole
@@ -29,6 +27,7 @@ from memlib.runs.distributions import (
     pixels_nats,
     support_of,
 )
+from memlib.runs.modules import evaluated, modules_of
 from memlib.scoring import LogProb, fitted_log_px, forked, summary
 
 
@@ -78,9 +77,9 @@ class LatentModel:
             default levels / 255 as float32.
         proposal: "fitted" or "encoder".
 
-    Modules are put into evaluation mode and left in it, and no gradients are kept: `encoder`, `decoder` and
-    `prepare` themselves, the objects whose methods they are, attributes of such objects, and what
-    `functools.partial` binds. A plain function has to see to its own modules.
+    Modules are in evaluation mode while images are scored, and in their own mode afterwards, and no gradients
+    are kept: those that `encoder`, `decoder` and `prepare` can reach, whether they are modules themselves, or
+    keep them in objects, closures, globals, lists or dicts; see `memlib.runs.modules.modules_of`.
 
     Raises:
         ValueError: an argument that is not as above.
@@ -135,8 +134,10 @@ class LatentModel:
                 they are of, by shape, by the shape of their log_prob, or by support, or densities in 16-bit
                 floating point.
         """
-        for module in self._modules():
-            module.eval()
+        with evaluated(*self._functions):
+            return self._estimated(images, seed)
+
+    def _estimated(self, images: ImageSet, seed: int | None) -> LogProb:
         device = self.device
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f"the model's parameters are on {str(device)!r}; allowed: a CPU or CUDA device")
@@ -158,18 +159,13 @@ class LatentModel:
     @property
     def device(self) -> torch.device:
         """Where images are sent: the device of the first parameter or buffer found, else the CPU."""
-        tensors = (t for m in self._modules() for t in itertools.chain(m.parameters(), m.buffers()))
+        modules = modules_of(*self._functions)
+        tensors = (t for m in modules for t in itertools.chain(m.parameters(), m.buffers()))
         return next((t.device for t in tensors), torch.device("cpu"))
 
-    def _modules(self) -> Iterator[nn.Module]:
-        for function in (self.encoder, self.decoder, self.prepare):
-            bound = []
-            while isinstance(function, functools.partial):
-                bound += [*function.args, *function.keywords.values()]
-                function = function.func
-            owner = function.__self__ if inspect.ismethod(function) else function
-            parts = (owner, *bound, *getattr(owner, "__dict__", {}).values())
-            yield from (part for part in parts if isinstance(part, nn.Module))
+    @property
+    def _functions(self) -> tuple[Callable[[Tensor], Any], ...]:
+        return self.encoder, self.decoder, self.prepare
 
     def _scored(self, levels: Tensor, generator: torch.Generator) -> LogProb:
         """The estimates for images uint8 (B, C, H, W)."""

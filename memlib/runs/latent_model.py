@@ -180,6 +180,9 @@ class LatentModel:
                 raise ValueError(f"the encoder's samples are {tuple(z.shape)}; allowed: {shape}")
             drawn = self._prior_samples(q, z[:, 0])
             return summary(self._log_joint(x, q, z, drawn) - nats("encoder", q, z.transpose(0, 1)).T)
+        support = support_of(q)
+        if self.prior and support and not support.is_discrete:  # the way out of `moments` is none for these
+            self._prior_samples(q, x.new_empty(B, *q.event_shape))
         mean, variance = moments(q)
         drawn, shape, parts = self._prior_samples(q, mean), mean.shape[1:], []
         for rows in torch.arange(B, device=x.device).split(max(1, self.batch_size // POINTS)):

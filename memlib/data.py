@@ -55,7 +55,7 @@ class ImageSet:
             raise ValueError(f"images must be {allowed}, got {_describe(images)}")
         if not isinstance(classes, tuple) or not classes or not all(isinstance(c, str) for c in classes):
             raise ValueError(f"classes must be a tuple of at least one class name, got {classes!r}")
-        _check_names((self.name, *classes))
+        check_names((self.name, *classes))
         [(name, count)] = Counter(unicodedata.normalize("NFC", c) for c in classes).most_common(1)
         if count > 1:
             raise ValueError(f"several classes read {name!r}; allowed: names that differ, rename all but one")
@@ -150,7 +150,7 @@ def _describe(value: object) -> str:
     return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
 
-def _check_names(names: Iterable[str]) -> None:
+def check_names(names: Iterable[str]) -> None:
     """Refuse what can be stored in no file: names of files and folders that are not UTF-8."""
     for name in names:
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from memlib.checks import check_known
-from memlib.data import ImageSet, draw_split
+from memlib.data import ImageSet, check_names, draw_split
 from memlib.pixels import first_color, read_squares
 
 LOG = logging.getLogger("memlib")
@@ -45,6 +45,7 @@ def load_folder(path: Path, split: str, size: int) -> ImageSet:
     listings = walk.listings(places)
     chosen = split if split in places else "valid"
     files, labels, classes = listings[chosen]
+    check_names((str(path), *classes))
     for part, (_, _, others) in listings.items():
         if others != classes:
             both = f"{classes} in {places[chosen]}, {others} in {places[part]}"

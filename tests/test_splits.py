@@ -98,3 +98,12 @@ def test_splits_behind_links_and_beside_hidden_folders(tmp_path):
     os.remove(tmp_path / "set" / "val")
     with pytest.raises(ValueError, match="has Train, which look like splits"):
         load_images(f"folder:{tmp_path / 'set'}")
+
+
+def test_a_class_folder_whose_name_is_not_utf_8_is_refused_before_it_is_read(tmp_path):
+    folder = make(tmp_path, os.fsdecode(b"caf\xe9"), "tea")
+    (tmp_path / "tea" / "0.png").write_bytes(b"no image")
+    with pytest.raises(
+        ValueError, match=r"'caf\\udce9' is not valid Unicode; allowed: names in UTF-8, rename it"
+    ):
+        load_images(folder)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
+T = TypeVar("T")
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
 ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")  # modes of Pillow
 ADVICE = "save it as unsigned integers of 8 or 16 bits"
@@ -65,12 +66,19 @@ def first_color(paths: Sequence[str], size: int) -> str | None:
         except Exception:  # told by the split that the file is of
             return False
 
+    def first(part: Sequence[str]) -> str | None:
+        return next(filter(has_color, part), None)
+
     with ThreadPoolExecutor() as pool:
-        found = next(
-            (path for path, is_so in zip(paths, pool.map(has_color, paths), strict=True) if is_so), None
-        )
+        found = next(filter(None, pool.map(first, _parts(paths))), None)
         pool.shutdown(cancel_futures=True)
     return found
+
+
+def _parts(items: Sequence[T]) -> list[Sequence[T]]:
+    """What a thread takes at once, in order: handing out small files one by one takes longer than reading."""
+    step = min(64, 1 + len(items) // 200)
+    return [items[i : i + step] for i in range(0, len(items), step)]
 
 
 def _read_each(paths: Sequence[str], read: Callable[[int], None]) -> None:
@@ -80,8 +88,11 @@ def _read_each(paths: Sequence[str], read: Callable[[int], None]) -> None:
         except Exception as error:  # decoders raise anything on damaged files; all are reported below
             return f"\n  {paths[i]}: {error}"
 
+    def failures_of(part: Sequence[int]) -> list[str]:
+        return [told for i in part if (told := failure(i))]
+
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
-        failures = [told for told in pool.map(failure, range(len(paths))) if told]
+        failures = [told for some in pool.map(failures_of, _parts(range(len(paths)))) for told in some]
     if failures:
         more = f"\n  and {len(failures) - 10} more" if len(failures) > 10 else ""
         raise ValueError(f"{len(failures)} of {len(paths)} images unreadable:{''.join(failures[:10])}{more}")
@@ -103,8 +114,11 @@ def to_square(path: str, size: int, gray: bool = True) -> np.ndarray:
     width, height = (size * side // min(image.size) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    pixels = np.atleast_3d(np.asarray(image.crop((left, top, left + size, top + size)))).transpose(2, 0, 1)
-    return pixels if (pixels != pixels[:1]).any() else pixels[:1]
+    pixels = np.asarray(image.crop((left, top, left + size, top + size)))
+    if pixels.ndim == 2:
+        return pixels[None]
+    red, green, blue = pixels = pixels.transpose(2, 0, 1)  # (H, W, C) -> (C, H, W)
+    return pixels if (red != green).any() or (red != blue).any() else pixels[:1]
 
 
 def _on_white(source: Image.Image) -> Image.Image:

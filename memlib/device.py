@@ -136,3 +136,16 @@ def compiler_works(device: torch.device) -> bool:
         LOG.warning("torch.compile does not work here (%s); scoring takes somewhat longer", reason)
         return False
     return True
+
+
+@contextlib.contextmanager
+def evaluating(*modules: torch.nn.Module) -> Iterator[None]:
+    """Modules are in evaluation mode within this block, and then each part of them in its own again."""
+    modes = {part: part.training for module in modules for part in module.modules()}
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for part, training in modes.items():  # one by one: some are frozen within others
+            part.training = training

@@ -9,7 +9,8 @@ from PIL import Image, ImageOps
 
 T = TypeVar("T")
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
-ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")  # modes of Pillow
+GRAY = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16B")  # modes of Pillow
+ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 ADVICE = "save it as unsigned integers of 8 or 16 bits"
 
 
@@ -62,7 +63,10 @@ def first_color(paths: Sequence[str], size: int) -> str | None:
 
     def has_color(path: str) -> bool:
         try:
-            return len(to_square(path, size, gray=False)) == 3
+            with Image.open(path) as source:
+                if source.mode in GRAY:  # as its type says, without decoding it
+                    return False
+            return len(to_square(path, size)) == 3
         except Exception:  # told by the split that the file is of
             return False
 
@@ -98,18 +102,15 @@ def _read_each(paths: Sequence[str], read: Callable[[int], None]) -> None:
         raise ValueError(f"{len(failures)} of {len(paths)} images unreadable:{''.join(failures[:10])}{more}")
 
 
-def to_square(path: str, size: int, gray: bool = True) -> np.ndarray:
+def to_square(path: str, size: int) -> np.ndarray:
     """Pixels uint8 (C, size, size), C = 1 where the channels of every pixel are equal, else 3.
 
-    Upright, on white, shorter side to `size` (bilinear, antialias), center crop. Without `gray`, an image
-    that is gray by its type is not decoded and has no pixels, (1, 0, 0).
+    Upright, on white, shorter side to `size` (bilinear, antialias), center crop.
 
     Raises:
         ValueError: gray levels without an agreed white level. Pillow's other errors are raised as they are.
     """
     with Image.open(path) as source:
-        if not gray and source.mode in ("1", "L", "LA", "La", "F", "I", "I;16", "I;16B"):
-            return np.empty((1, 0, 0), np.uint8)
         image = _on_white(source)
     width, height = (size * side // min(image.size) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)

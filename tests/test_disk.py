@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import pickle
 import resource
 from pathlib import Path
 
@@ -155,8 +154,3 @@ def test_what_cross_fit_cannot_write_is_named_and_the_models_before_are_kept(tmp
             fitted()
     fitted()
     assert Flat.calls == 2 + 2  # the second model anew, and the third
-
-
-def test_it_comes_back_from_other_processes_as_it_is():
-    assert str(pickle.loads(pickle.dumps(WriteError("full")))) == "full"
-    assert isinstance(WriteError("full"), OSError)

@@ -11,7 +11,8 @@ from torch.distributions import Normal
 
 import memlib
 from memlib.data import ImageSet
-from memlib.runs.modules import evaluated, modules_of
+from memlib.device import evaluating
+from memlib.runs.modules import modules_of
 
 IMAGES = ImageSet.of(np.random.default_rng(0).integers(0, 256, (20, 1, 2, 2), np.uint8))
 GLOBAL, LISTED, elsewhere = nn.Sequential(), [], types.ModuleType("elsewhere_of_mine")
@@ -231,7 +232,7 @@ def test_the_nearest_module_comes_first_and_loops_end():
     loop.append(loop)
     loop.append({"again": loop})
     assert modules_of(two, lambda x: loop) == [two, one]
-    with evaluated(lambda x: torch.relu(x)):
+    with evaluating(*modules_of(lambda x: torch.relu(x))):
         pass
 
 

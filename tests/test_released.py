@@ -1,14 +1,18 @@
 """Runs that are computed model by model: what is done again, what is packed, and how it is read."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 import memlib
-from book._ext.runs import compute_unit, left, load_plan, pack
-from memlib.chapters.released import Released, read_repeat, read_run, write_repeat
+from book._ext.runs import compute_unit, left, load_plan, main, pack
 from memlib.device import one_thread
 from memlib.memorization import fold_assignment
+from memlib.runs.inventory import verify
+from memlib.runs.released import Released, read_full, read_repeat, read_run, write_repeat
 
 PLAN = """
 runs:
@@ -24,7 +28,7 @@ def root(tmp_path, monkeypatch):
     (tmp_path / "book" / "params").mkdir(parents=True)
     (tmp_path / "book" / "params" / "runs.yaml").write_text(PLAN, "utf-8")
     monkeypatch.setenv("MEMLIB_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr("book._ext.runs.compiler_works", lambda device: False)
+    monkeypatch.setattr("memlib.runs.task.compiler_works", lambda device: False)
     return tmp_path
 
 
@@ -94,7 +98,7 @@ def test_what_is_released_is_rounded_far_below_its_noise_and_says_what_it_is(tmp
 @pytest.mark.parametrize(
     "change, message",
     [
-        (("order: [{digits: 1}]", "order: [{mnist: 1}]"), "order names 'mnist'; allowed: digits"),
+        (("order: [{digits: 1}]", "order: [{mnist: 1}]"), "unknown run 'mnist'"),
         (("digits-lr3", "digit-lr3"), "digits-lr3"),
         (("folds: 3", "folds: 1"), "folds is 1"),
     ],
@@ -112,3 +116,21 @@ def test_a_model_that_diverges_is_named(root, monkeypatch):
     with pytest.raises(FloatingPointError, match="digits, repeat 0, fold 2: epoch 1 diverged"):
         compute_unit(planned, (0, 2))
     assert left(planned, 1, root)[-1] == (0, 2)
+
+
+def test_what_is_finished_is_packed_however_the_command_ends(root, monkeypatch):
+    def failing(planned, unit):
+        if unit == (0, 1):
+            raise FloatingPointError("diverged")
+        return compute_unit(planned, unit)
+
+    monkeypatch.setattr("book._ext.runs.compute_unit", failing)
+    monkeypatch.setattr("book._ext.runs.executors.processes", lambda jobs: ThreadPoolExecutor(jobs))
+    result = CliRunner().invoke(main, ["--root", str(root)])
+    assert isinstance(result.exception, FloatingPointError) and "4 models to go" in result.output
+    planned = load_plan(root / "book")[0]["digits"]
+    held = read_repeat(root / "published" / "runs" / "digits" / "repeat-00.parquet", planned.request)
+    assert held.runs.keys() >= {0} and 1 not in held.runs
+    with pytest.raises(ValueError, match=r"full.npz was computed for other settings: seed is 0 there and 1"):
+        read_full(root / "published" / "runs" / "digits" / "full.npz", planned.request | {"seed": 1})
+    assert not any(problem for _, problem in verify(root / "results"))

@@ -4,11 +4,9 @@ The unit of work is one model of one repeat, trained without one fold and scored
 stops the command loses minutes. Every model has random streams of its own, as a repeat of `memlib.run` has.
 """
 
-import dataclasses
 import functools
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,26 @@ from book._ext.pages import ROOT, read_yaml
 from numpy.typing import NDArray
 
 import memlib.runs.store as store
-from memlib.chapters.released import Released, column, read_repeat, write_repeat
+from memlib.checks import check_known
 from memlib.data import ImageSet
-from memlib.device import compiler_works, one_thread
-from memlib.ensemble import Ensemble
+from memlib.device import one_thread
 from memlib.experiment import Experiment, Stream, variant
 from memlib.memorization import fold_assignment
 from memlib.psis import khat_thresholds
 from memlib.runs import executors
 from memlib.runs.job import job_of
-from memlib.runs.task import run_facts
+from memlib.runs.released import (
+    Released,
+    column,
+    read_full,
+    read_repeat,
+    write_full,
+    write_repeat,
+)
+from memlib.runs.task import Task, are_scores, run_facts
 from memlib.runs.worker import claimed, compute
 from memlib.scoring import score_images
-from memlib.training import adam, fit
+from memlib.training import fit
 
 CPU = torch.device("cpu")
 FITTED_SAMPLES = 128  # of a fitted proposal's first look
@@ -67,10 +72,12 @@ class Planned:
     @property
     def folder(self) -> Path:
         """Where the scores of single models lie until they are packed."""
-        return store.training_folder(None, self.request)
+        return store.training_folder(store.results_root() / "released", self.request)
 
-    def packed(self, repeat: int, root: Path) -> Path:
-        return root / "published" / "runs" / self.name / f"repeat-{repeat:02d}.parquet"
+    def packed(self, repeat: int | None, root: Path) -> Path:
+        """The released file of a repeat, or of the model of all images."""
+        name = "full.npz" if repeat is None else f"repeat-{repeat:02d}.parquet"
+        return root / "published" / "runs" / self.name / name
 
     def path(self, unit: Unit) -> Path:
         return self.folder / ("full.npz" if unit is None else "repeat-{:02d}-fold-{:02d}.npz".format(*unit))
@@ -94,59 +101,56 @@ def load_plan(book_dir: Path) -> tuple[dict[str, Planned], list[tuple[str, int]]
     plan = {}
     for name, fields in listed["runs"].items():
         changes = {"precision": "bfloat16", "scoring_precision": "bfloat16", "noise": "paper"} | fields
-        fitted_images = changes.pop("fitted_images", 0)
-        spec = variant(changes.pop("experiment"), proposal="encoder", **changes)
-        plan[name] = Planned(name, dataclasses.replace(spec, repeats=1), fitted_images)
+        experiment, fitted_images = changes.pop("experiment", None), changes.pop("fitted_images", 0)
+        spec = variant(experiment, **changes | {"proposal": "encoder", "repeats": 1})
+        plan[name] = Planned(name, spec, fitted_images)
     order = [(name, count) for step in listed["order"] for name, count in step.items()]
-    if unknown := [name for name, _ in order if name not in plan]:
-        raise ValueError(f"runs.yaml: order names {unknown[0]!r}; allowed: {', '.join(plan)}")
+    for name, _ in order:
+        check_known("run", name, plan, "runs.yaml: ")
     return plan, order
 
 
-def trained(planned: Planned, repeat: int, fold: int) -> Iterator[tuple[int, Ensemble]]:
-    """Train one model without a fold; yields it at every evaluated epoch."""
-    e, x = planned.spec, torch.tensor(planned.images.images)
+def computed(planned: Planned, repeat: int, fold: int) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """Train a model without a fold, and score all images by it at every evaluated epoch.
+
+    Returns:
+        Log p(x) by column name, nats; and how it was computed, with the health of the estimates.
+
+    Raises:
+        FloatingPointError: the training diverged, or a score is no number.
+    """
+    e, started, chosen = planned.spec, time.monotonic(), planned.fitted()
     number = repeat * e.folds + fold  # of the model, whose streams are those of a repeat of that number
-    parameters = e.torch_stream(Stream.PARAMETERS, number)
-    model = Ensemble.stack([e.build(planned.images.channels, parameters)], CPU, e.precision)
+    task = Task(job_of(e, None, None, None, "cpu"), CPU)
+    state, arrays, health = task.start(1, [number]), {}, {}
     epochs = fit(
-        model,
-        adam(model, e.learning_rate),
-        x,
+        state.model,
+        state.optimizer,
+        task.x,
         [np.flatnonzero(planned.fold_of(repeat) != fold)],
         epochs=range(1, e.epochs + 1),
         batch_size=e.batch_size,
         flip=e.flip,
-        order=[e.stream(Stream.ORDER, number)],
-        noise=[e.torch_stream(Stream.TRAINING_NOISE, number)],
+        order=state.order,
+        noise=state.noise[Stream.TRAINING_NOISE.name],
     )
-    for epoch, [loss] in epochs:
-        if not np.isfinite(loss):
+    for epoch, loss in epochs:
+        if not np.isfinite(loss).all():
             raise FloatingPointError(f"{planned.name}, repeat {repeat}, fold {fold}: epoch {epoch} diverged")
-        if epoch in e.evaluated_epochs:
-            yield epoch, model
-
-
-def computed(planned: Planned, repeat: int, fold: int) -> tuple[dict[str, NDArray], dict[str, Any]]:
-    """What one model says of the images, by column name, in nats; and facts, with its estimates' health."""
-    e, number, started = planned.spec, repeat * planned.spec.folds + fold, time.monotonic()
-    x, chosen, arrays, health = torch.tensor(planned.images.images), planned.fitted(), {}, {}
-    compiled = compiler_works(CPU)
-    for epoch, model in trained(planned, repeat, fold):
-        judged = Ensemble(model.template, model.params, model.buffers, e.scoring_precision)
-        ways = [("encoder", np.arange(len(x)), e.num_samples, 1)]
+        if epoch not in e.evaluated_epochs:
+            continue
+        judged = replace(state.model, precision=e.scoring_precision)
+        ways = [("encoder", np.arange(len(task.x)), e.num_samples, 1)]
         if epoch == e.epochs:
             ways.append(("fitted", chosen, FITTED_SAMPLES, [e.torch_stream(Stream.VERSIONS, 0)]))
         for proposal, which, samples, versions in ways:
-            noise, name = (
-                e.torch_stream(Stream.SCORING_NOISE, number, epoch=epoch),
-                column(proposal, epoch, fold),
-            )
-            scored = score_images(judged, x[which], samples, noise, versions, proposal, compiled)
+            name = column(proposal, epoch, fold)
+            noise = e.torch_stream(Stream.SCORING_NOISE, number, epoch=epoch)
+            scored = score_images(judged, task.x[which], samples, noise, versions, proposal, task.compiled)
             log_px, ess, khat, counts = (t[0, 0].double().numpy() for t in scored)
-            if np.isnan(log_px).any():
+            if not are_scores(log_px):
                 raise FloatingPointError(f"{planned.name}, repeat {repeat}, {name}: log p(x) is no number")
-            arrays[name] = np.full(len(x), np.nan, np.float32)
+            arrays[name] = np.full(len(task.x), np.nan, np.float32)
             arrays[name][which] = log_px
             failing = float((khat > khat_thresholds(counts)).mean())
             health[name] = {"median_ess": round(float(np.median(ess)), 1), "failing": round(failing, 4)}
@@ -161,7 +165,11 @@ def compute_unit(planned: Planned, unit: Unit) -> str:
         started = time.monotonic()
         if unit is None:
             job = job_of(planned.spec, None, None, None, "cpu")
-            compute(job, [None])
+            report = compute(job, [None])
+            if report.diverged:
+                raise FloatingPointError(f"{planned.name}: {report.diverged[None]}")
+            if report.elsewhere:
+                return f"{planned.name} {unit}: computed elsewhere"
             arrays, record = store.read(job.path(None), job.training)
             kept = {name: arrays[name] for name in ("train_loss", "test_loss", "samples")}
             store.write(planned.path(None), kept, {"request": planned.request, "run": record["run"]})
@@ -173,7 +181,9 @@ def compute_unit(planned: Planned, unit: Unit) -> str:
 
 def left(planned: Planned, repeats: int, root: Path) -> list[Unit]:
     """What is neither packed nor kept of a run."""
-    units: list[Unit] = [] if (planned.packed(0, root).parent / "full.npz").exists() else [None]
+    units: list[Unit] = [None]
+    if (full := planned.packed(None, root)).exists() and read_full(full, planned.request):
+        units = []
     for repeat in range(repeats):
         path = planned.packed(repeat, root)
         done = read_repeat(path, planned.request).runs if path.exists() else {}
@@ -200,27 +210,32 @@ def pack(planned: Planned, root: Path) -> None:
                 held.runs[fold] = record["run"]
         if len(held.runs) > before:
             write_repeat(target, planned.images, held, planned.request)
-    full = planned.packed(0, root).with_name("full.npz")
+    full = planned.packed(None, root)
     if planned.path(None).exists() and not full.exists():
-        arrays, _ = store.read(planned.path(None), planned.request)
-        full.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(full, **arrays)
+        write_full(full, store.read(planned.path(None), planned.request)[0], planned.request)
 
 
 @click.command()
-@click.option("--jobs", default=1, show_default=True, help="models computed at a time, each on one core")
-@click.option("--root", default=str(ROOT), show_default=True, help="the checkout")
-def main(jobs: int, root: str) -> None:
-    """Compute what is left of the runs of book/params/runs.yaml, and pack it into published/runs/."""
-    plan, order = load_plan(Path(root) / "book")
-    units = [(plan[name], unit) for name, repeats in order for unit in left(plan[name], repeats, Path(root))]
-    units = list({(planned.name, unit): (planned, unit) for planned, unit in units}.values())
+@click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="models at a time, each on one core"
+)
+@click.option("--root", type=click.Path(path_type=Path), default=ROOT, help="the checkout")
+def main(jobs: int, root: Path) -> None:
+    """Compute what is left of the runs of book/params/runs.yaml, and pack it into published/runs/.
+
+    What is finished is packed however the command ends.
+    """
+    plan, order = load_plan(root / "book")
+    units = {(name, unit): plan[name] for name, count in order for unit in left(plan[name], count, root)}
     click.echo(f"{len(units)} models to go")
-    with executors.processes(jobs) as pool:
-        for future in [pool.submit(compute_unit, *each) for each in units]:
-            click.echo(f"{time.strftime('%H:%M:%S')} {future.result()}")
-    for planned in plan.values():
-        pack(planned, Path(root))
+    try:
+        with executors.processes(jobs) as pool:
+            futures = [pool.submit(compute_unit, planned, unit) for (_, unit), planned in units.items()]
+            for future in futures:
+                click.echo(f"{time.strftime('%H:%M:%S')} {future.result()}")
+    finally:
+        for planned in plan.values():
+            pack(planned, root)
 
 
 if __name__ == "__main__":

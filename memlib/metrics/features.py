@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from memlib.checks import as_array, check_range
 from memlib.data import ImageSet
 from memlib.datasets import fingerprint
-from memlib.device import one_thread, own_settings
+from memlib.device import evaluating, one_thread, own_settings
 from memlib.models import initialize_
 
 WIDTH = 16  # channels of the classifier's first convolution
@@ -49,19 +49,14 @@ def extract(module: nn.Module, images: NDArray[np.uint8], batch_size: int = 256)
     if device.type == "meta":
         raise ValueError("the module is on 'meta', without values; allowed: a device that computes")
     dtype = next((t.dtype for t in own if t.is_floating_point()), torch.float32)
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
     blocks = []
-    try:
+    with evaluating(module):
         for batch in torch.tensor(images).split(batch_size):
             out = module(x := (batch.to(device).float() / 255).to(dtype))
             if not isinstance(out, Tensor) or out.ndim < 2 or len(out) != len(x) or out.is_complex():
                 got = f"{out.dtype} {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
                 raise ValueError(f"the module returns {got} for {len(x)} images; allowed: numbers (B, ...)")
             blocks.append(out.flatten(1).float().cpu().numpy())
-    finally:
-        for part, training in modes.items():  # one by one: a slice of a network is itself in training mode
-            part.training = training
     return np.concatenate(blocks)
 
 

@@ -127,12 +127,7 @@ def authenticity(
     distance, index = nearest(generated, training)
     if spacing is None:
         spacing = nearest(training, training, exclude_self=True)[0]
-    spacing, shape = as_array("spacing", spacing), (len(training),)
-    if spacing.shape != shape:
-        raise ValueError(f"spacing is {spacing.shape}; allowed: {shape}")
-    if spacing.dtype.kind not in "iuf" or not (spacing >= 0).all():
-        raise ValueError("spacing has values that are no distances; allowed: numbers, 0 or more")
-    return distance > spacing[index]
+    return distance > _distances("spacing", spacing, len(training))[index]
 
 
 def closer_share(training: ArrayLike, held_out: ArrayLike, generated: ArrayLike) -> float:
@@ -216,12 +211,17 @@ def _spaces(k: int, **sets: ArrayLike) -> list[Floats]:
 
 
 def _reach(reach: ArrayLike | None, training: Floats, k: int) -> Floats:
-    reach = radii(training, k) if reach is None else as_array("reach", reach)
-    if reach.shape != (len(training),):
-        raise ValueError(f"reach is {reach.shape}; allowed: ({len(training)},), one of each training image")
-    if reach.dtype.kind not in "iuf" or not (reach >= 0).all():
-        raise ValueError("reach has values that are no distances; allowed: numbers, 0 or more")
-    return reach
+    return _distances("reach", radii(training, k) if reach is None else reach, len(training))
+
+
+def _distances(name: str, values: ArrayLike, n: int) -> Floats:
+    """One distance of each of n training images."""
+    values = as_array(name, values)
+    if values.shape != (n,):
+        raise ValueError(f"{name} is {values.shape}; allowed: ({n},), one of each training image")
+    if values.dtype.kind not in "iuf" or not (values >= 0).all():
+        raise ValueError(f"{name} has values that are no distances; allowed: numbers, 0 or more")
+    return values
 
 
 def _inside(queries: Floats, centers: Floats, reach: Floats) -> Iterator[NDArray[np.bool_]]:

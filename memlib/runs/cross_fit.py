@@ -144,7 +144,7 @@ def score_models(
     """
     check_unmasked(fold_of=fold_of)
     try:
-        fold_of = np.asarray(fold_of)
+        fold_of = as_array("fold_of", fold_of)
     except ValueError as error:
         raise ValueError(
             f"fold_of is no array ({error}); allowed: integers (L, n), repeats and images"
@@ -374,9 +374,8 @@ class _Models:
 def _checked_log_px(values: ArrayLike, n: int, place: Place) -> NDArray[np.float64]:
     """What a model returned as float64 (n,)."""
     what = f"log_prob of {_named(place)} returned"
-    check_unmasked(**{f"what log_prob of {_named(place)} returned": values})
     given = values if isinstance(values, torch.Tensor) else np.asarray(values)
-    values = as_array("log_px", values)
+    values = as_array(f"what {what}", values)
     if values.dtype.kind not in "iuf" or values.shape != (n,):
         raise ValueError(f"{what} {values.dtype} {values.shape}; allowed: numbers ({n},), one per image")
     if values.dtype.kind == "f" and given.dtype.itemsize < 4:

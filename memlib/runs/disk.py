@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,3 +37,19 @@ def writing(path: Path) -> Iterator[None]:
         )
         told.errno = error.errno
         raise told from error
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name to write to, beside that of a file, which gets there whole or not at all; raises as `writing`.
+
+    The name is this process's own, on whatever machine that shares the folder.
+    """
+    part = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Independent, Normal, constraints
 
 from memlib.checks import check_one_of, check_whole
 from memlib.data import ImageSet
-from memlib.device import own_settings
+from memlib.device import evaluating, own_settings
 from memlib.experiment import ProposalName
 from memlib.proposals import POINTS, LogJoint
 from memlib.runs.distributions import (
@@ -26,8 +26,9 @@ from memlib.runs.distributions import (
     one_each,
     pixels_nats,
     support_of,
+    told,
 )
-from memlib.runs.modules import evaluated, modules_of
+from memlib.runs.modules import modules_of
 from memlib.scoring import LogProb, fitted_log_px, forked, summary
 
 
@@ -134,7 +135,7 @@ class LatentModel:
                 they are of, by shape, by the shape of their log_prob, or by support, or densities in 16-bit
                 floating point.
         """
-        with evaluated(*self._functions):
+        with evaluating(*modules_of(*self._functions)):
             return self._estimated(images, seed)
 
     def _estimated(self, images: ImageSet, seed: int | None) -> LogProb:
@@ -236,13 +237,13 @@ class LatentModel:
         return log_p if inside is None else log_p.masked_fill(~inside, -math.inf)
 
     def _prior_of(self, z: Tensor, q: Distribution) -> Independent:
-        """The prior of latents (S, B, ...) from q, with all but their first two dimensions as event."""
+        """The prior of latents (B, P, ...) like those of q; all but their first two dimensions are events."""
         shape, support = z.shape[2:], support_of(q)
         if self.prior is None:
             if not isinstance(support, type(constraints.real)):
                 raise ValueError(
-                    f"prior is None, and the encoder's latents have the support {support}; allowed: a prior "
-                    "for them, or latents with the support Real()"
+                    f"prior is None, and the encoder's latents have the support {told(support)}; allowed: "
+                    "a prior for them, or latents with the support Real()"
                 )
             return Independent(Normal(torch.zeros(shape, dtype=z.dtype, device=z.device), 1.0), len(shape))
         own, own_support = self.prior.batch_shape + self.prior.event_shape, support_of(self.prior)
@@ -254,7 +255,7 @@ class LatentModel:
         # a density of discrete latents would be computed without a word
         if support and own_support and support.is_discrete != own_support.is_discrete:
             raise ValueError(
-                f"prior has the support {own_support}, and the encoder's latents {support}; allowed: both "
-                "discrete, or both continuous"
+                f"prior has the support {told(own_support)}, and the encoder's latents {told(support)}; "
+                "allowed: both discrete, or both continuous"
             )
         return Independent(self.prior, len(self.prior.batch_shape))

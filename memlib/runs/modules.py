@@ -1,11 +1,11 @@
-"""The modules behind functions, wherever they are kept, and their evaluation mode."""
+"""The modules behind functions, wherever they are kept."""
 
 import contextlib
 import functools
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -100,17 +100,3 @@ def _of_library(value: type | types.ModuleType) -> bool:
 
 def _root(name: str | None) -> str:
     return (name or "").partition(".")[0]
-
-
-@contextlib.contextmanager
-def evaluated(*functions: Callable[..., Any]) -> Iterator[None]:
-    """All modules behind functions are in evaluation mode within this block, and then in their own again."""
-    modules = modules_of(*functions)
-    modes = {part: part.training for module in modules for part in module.modules()}
-    try:
-        for module in modules:
-            module.eval()
-        yield
-    finally:
-        for part, training in modes.items():  # one by one: some are frozen within others
-            part.training = training

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import xarray as xr
 from memlib.data import ImageSet
 from memlib.inference import p_values
 from memlib.memorization import memorization
-from memlib.runs.disk import writing
+from memlib.runs.disk import whole
 
 SCHEMA_VERSION = 2  # to be raised whenever a column changes its name or meaning
 
@@ -149,18 +148,13 @@ def write_scores(path: str | Path, result: xr.Dataset, images: ImageSet) -> None
     schema = pa.schema(fields, metadata=about)
     table = pa.Table.from_pandas(score_table(result, images), schema=schema, preserve_index=False)
     table = table.replace_schema_metadata(about)  # without that of pandas
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     # bytes of floats of equal place lie together, which compresses better
     compact = {
         "use_dictionary": [name for name in columns if name not in floats],
         "use_byte_stream_split": floats,
     }
-    with writing(path):
-        try:
-            pq.write_table(table, part, compression="zstd", **compact)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    with whole(path) as part:
+        pq.write_table(table, part, compression="zstd", **compact)
 
 
 def check_new(path: str | Path) -> Path:

@@ -96,7 +96,7 @@ class Task:
         def evaluate(state: TrainState, diverged: dict[Member, str]) -> None:
             [noise] = state.noise[Stream.SCORING_NOISE.name]
             state.record(test_loss=mean_loss(state.model, self.held_out, noise))
-            if not _are_scores(state.recorded["test_loss"][-1]):
+            if not are_scores(state.recorded["test_loss"][-1]):
                 diverged.setdefault(None, self._when(state.epoch, "test_loss is not a number"))
             self.tick(held)
 
@@ -202,7 +202,7 @@ class Task:
         facts |= {"stage": "scoring", "kernels": "compiled" if self.compiled else "eager"}
         for i, repeat in enumerate(repeats):
             own = {name: column[i * e.folds : (i + 1) * e.folds] for name, column in columns.items()}
-            bad = [name for name in ("log_px", "ess") if not _are_scores(own[name])]
+            bad = [name for name in ("log_px", "ess") if not are_scores(own[name])]
             if bad and repeat in wanted:
                 diverged[repeat] = self._when(epoch, f"{bad[0]} is not a number")
             elif repeat in wanted:
@@ -324,6 +324,6 @@ def stored_scores(columns: Mapping[str, NDArray]) -> dict[str, NDArray]:
     return arrays
 
 
-def _are_scores(values: NDArray[np.floating]) -> bool:
+def are_scores(values: NDArray[np.floating]) -> bool:
     """Numbers or minus infinity, the score of an image that a model gives no probability."""
     return not (np.isnan(values) | np.isposinf(values)).any()

@@ -87,8 +87,10 @@ def test_a_killed_process_of_a_run_is_told_in_a_sentence_and_the_run_goes_on(tmp
     assert done.exit_code == 2 and "Traceback" not in done.output
     *_, told = done.stderr.splitlines()
     assert told.startswith("Error: a worker process of this run ended with SIGKILL(-9) before its task")
-    assert KEPT in told and not [*tmp_path.rglob("*.part")]
+    assert KEPT in told
     going_on = memlib.run(SPEC, root=tmp_path, device="cpu", progress=False)
+    # a process that was ended beside it may have been writing
+    assert not [*tmp_path.rglob("*.part")]
     whole = memlib.run(SPEC, root=tmp_path / "whole", device="cpu", progress=False)
     np.testing.assert_array_equal(going_on.log_px, whole.log_px)
 

@@ -158,13 +158,13 @@ def telling(executor: Executor | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def submitting(executor: Executor | None) -> Iterator[None]:
-    """Say so where an executor takes no tasks; arguments and errors are those of `telling`."""
+    """Say so where an executor takes no tasks, within `telling`, whose arguments and errors these are."""
     try:
         yield
     except Exception as error:
         refused = isinstance(error, RuntimeError | OSError) or _library(error) == "distributed"
-        if not refused or (executor is None and isinstance(error, BrokenExecutor)):
-            raise  # whose own worker ended meanwhile
+        if not refused or isinstance(error, BrokenExecutor):
+            raise  # a worker ended meanwhile, which `telling` says
         whose = (
             f"the executor, a {type(executor).__name__}," if executor else "a process pool of this machine"
         )

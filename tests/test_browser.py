@@ -27,7 +27,7 @@ WITH_WIDGETS = [name for name in PAGES if "explore" in name]
 # Pages that differ in their parts: cards, tables of numbers and of text, widgets, search.
 KINDS = [
     *("book/index", "book/04-memorized-mnist-lr3", "book/12-refused", "book/19-competition"),
-    *("book/23-explore-digits-lr3", "book/status", "book/glossary", "book/bibliography", "search"),
+    *("book/23-explore-mnist-lr3", "book/status", "book/glossary", "book/bibliography", "search"),
 ]
 KINDS_FIRST = [pytest.param(name, marks=[] if name in KINDS else [pytest.mark.slow]) for name in PAGES]
 LARGEST_PAGE, WHOLE_SITE = 5e6, 60e6  # bytes
@@ -282,13 +282,13 @@ def test_an_image_that_a_filter_hides_is_chosen_no_more(browser, server):
 
 def test_figures_follow_the_theme(browser, base):
     with Visit(browser, base, dark=True) as visit:
-        page = visit.open("book/06-outliers-digits-lr3")
+        page = visit.open("book/06-outliers-mnist-lr3")
         shown = page.eval_on_selector_all(
             "figure img", "all => all.filter(i => i.offsetParent).map(i => i.src)"
         )
         assert shown and all(src.endswith(".svg#dark") for src in shown)
     with Visit(browser, base) as visit:
-        page = visit.open("book/06-outliers-digits-lr3")
+        page = visit.open("book/06-outliers-mnist-lr3")
         shown = page.eval_on_selector_all(
             "figure img", "all => all.filter(i => i.offsetParent).map(i => i.src)"
         )

@@ -90,22 +90,27 @@ def labels_of(notebook: NotebookNode) -> set[str]:
 def localize(notebook: NotebookNode, page: Page, pages: Sequence[Page], labels: Collection[str]) -> None:
     """Make a template's notebook the page of one experiment: its title, and labels unique in the book.
 
-    A chapter stays as it is. A link to a template, or to its page of any experiment, leads to its page of
-    this one, if there is one. The labels given, which the pages of this experiment define, get the suffix
-    `-<experiment>` in prose and captions.
+    A link to a template, or to its page of any experiment, leads to its page of this one if there is one, or
+    else to one that is there. The labels given, which the pages of this experiment define, get the suffix
+    `-<experiment>` in prose and captions. In a chapter only links to pages that are not there change.
     """
-    if not page.experiment:
-        return
-    own = {p.notebook: p.name for p in pages if p.experiment == page.experiment}
-    links = re.compile(rf"\]\(({'|'.join(map(re.escape, own))})(?:-[a-z0-9-]+)?(\.ipynb)?\)")
+    there = {p.name for p in pages}
+    first = {p.notebook: p.name for p in reversed(pages) if p.experiment}
+    own = {p.notebook: p.name for p in pages if p.experiment and p.experiment == page.experiment}
+    links = re.compile(rf"\]\((({'|'.join(map(re.escape, first)) or '(?!)'})(?:-[a-z0-9-]+)?)(\.ipynb)?\)")
     words = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, labels)) or '(?!)'})(?![\w-])")
 
+    def target(linked: str, notebook: str) -> str:
+        return own.get(notebook) or (linked if linked in there else first[notebook])
+
     def rename(text: str) -> str:
-        text = links.sub(lambda match: f"]({own[match[1]]}{match[2] or ''})", text)
-        return words.sub(lambda match: f"{match[0]}{page.suffix}", text)
+        text = links.sub(lambda match: f"]({target(match[1], match[2])}{match[3] or ''})", text)
+        return words.sub(lambda match: f"{match[0]}{page.suffix}", text) if page.experiment else text
 
     for cell in (cell for cell in notebook.cells if cell.cell_type == "markdown"):
         cell.source = rename(cell.source)
+    if not page.experiment:
+        return
     for shown in figures_of(notebook).values():
         shown["figure"] = {name: rename(text) for name, text in shown["figure"].items()}
     titled = next(cell for cell in notebook.cells if HEADING.search(cell.source))

@@ -265,7 +265,7 @@ def test_chapter_source(path):
         declaration = re.fullmatch(r"[a-z_]+: (int|float|str|bool) = (.+?)  # \S.*", line)
         assert declaration, f"not `name: type = literal  # help`: {line}"
         assert type(ast.literal_eval(declaration[2])).__name__ == declaration[1]
-    assert "check_parameters(" in code[1].source
+    assert re.search(r"check_parameters\(|chosen_experiment\(", code[1].source)
     inspected = papermill.inspect_notebook(str(path))
     assert inspected and all(parameter["help"] for parameter in inspected.values())
 

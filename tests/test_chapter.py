@@ -51,6 +51,19 @@ def test_declared_parameters_pass(ran, cells):
     chapter.check_parameters(epochs=2)
 
 
+FIELDS = 'experiment: str = "mnist-lr3"  # name\nlearning_rate: float = 0.0  # a\nfolds: int = 3  # K'
+
+
+def test_parameters_are_an_experiment(ran):
+    ran(FIELDS, CHECK)
+    assert chapter.chosen_experiment() == variant("mnist-lr3", folds=3)
+    ran(FIELDS, "# Parameters\nexperiment = 'digits-lr4'\nlearning_rate = 0.5\n", CHECK)
+    assert chapter.chosen_experiment() == variant("digits-lr4", folds=3, learning_rate=0.5)
+    with pytest.raises(ValueError, match="folds is 1; allowed: 3 or more"):
+        ran(FIELDS, "# Parameters\nfolds = 1\n", CHECK)
+        chapter.chosen_experiment(folds=3)
+
+
 def test_no_number_is_below_every_minimum(ran):
     ran(*injected(rate=float("nan")), "a cell in between")
     with pytest.raises(ValueError, match=r"^rate is nan; allowed: 0 or more"):

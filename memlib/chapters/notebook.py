@@ -14,7 +14,7 @@ import xarray as xr
 
 from memlib.chapters.paper import REPORTED, settings
 from memlib.checks import check_known, check_range, check_share
-from memlib.experiment import EXPERIMENTS, Experiment
+from memlib.experiment import EXPERIMENTS, Experiment, variant
 from memlib.memorization import least_observations
 
 FEWEST_IMAGES = least_observations(0.95)  # chapters call the top 5 % of the images highly memorized
@@ -27,8 +27,7 @@ RUN = "memlib_run"  # name of its record
 def check_parameters(**minimum: int) -> None:
     """Refuse parameters that the notebook does not declare, of another type than declared, or too small.
 
-    Papermill only warns about unknown ones. Called in the cell after the parameters; silent where none were
-    injected.
+    Papermill only warns about unknown ones. Called in the cell after the parameters.
 
     Args:
         minimum: the least allowed value of injected parameters, for example `folds=3`.
@@ -36,6 +35,23 @@ def check_parameters(**minimum: int) -> None:
     Raises:
         ValueError: naming the parameter, what is allowed, and the nearest declared name.
     """
+    _parameters(minimum)
+
+
+def chosen_experiment(**minimum: int) -> Experiment:
+    """The experiment that a notebook's parameters name, with the values that they give to its fields.
+
+    A learning rate of 0 leaves the experiment its own. Arguments and errors are those of `check_parameters`.
+    """
+    values = _parameters(minimum)
+    fields = {f.name: values[f.name] for f in dataclasses.fields(Experiment) if f.name in values}
+    if not fields.get("learning_rate"):
+        fields["learning_rate"] = None
+    return variant(values["experiment"], **fields)
+
+
+def _parameters(minimum: dict[str, int]) -> dict[str, Any]:
+    """All parameters of the notebook by name, checked; empty outside of a notebook."""
     shell = _shell()
     history = shell.user_ns.get("In", []) if shell is not None else []
     injected: dict[str, Any] = {}
@@ -44,9 +60,10 @@ def check_parameters(**minimum: int) -> None:
             check_values(declared, injected, "this notebook")
             for name, least in minimum.items():
                 check_range(least, **{name: injected.get(name, least)})
-            return
+            return _defaults(source) | injected
         # Papermill puts its cell directly behind the parameters; a later run by hand may come in between.
         injected = injected or _injected(source)
+    return {}
 
 
 def describe(result: xr.Dataset) -> pd.DataFrame:
@@ -183,6 +200,11 @@ def declared_parameters(source: str) -> dict[str, str]:
     if not all(isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name) and s.value for s in body):
         return {}
     return {s.target.id: ast.unparse(s.annotation) for s in body}
+
+
+def _defaults(source: str) -> dict[str, Any]:
+    """Name -> value of a cell of `declared_parameters`."""
+    return {s.target.id: ast.literal_eval(s.value) for s in ast.parse(source).body}
 
 
 def _injected(source: str) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def test_a_model_that_diverges_is_named(root, monkeypatch):
     assert left(planned, 1, root)[-1] == (0, 2)
 
 
-def test_what_is_finished_is_packed_however_the_command_ends(root, monkeypatch):
+def test_what_is_finished_is_packed_although_another_model_fails(root, monkeypatch):
     def failing(planned, unit):
         if unit == (0, 1):
             raise FloatingPointError("diverged")

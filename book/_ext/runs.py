@@ -6,6 +6,7 @@ stops the command loses minutes. Every model has random streams of its own, as a
 
 import functools
 import time
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -223,19 +224,18 @@ def pack(planned: Planned, root: Path) -> None:
 def main(jobs: int, root: Path) -> None:
     """Compute what is left of the runs of book/params/runs.yaml, and pack it into published/runs/.
 
-    What is finished is packed however the command ends.
+    A model is packed as soon as it is finished.
     """
     plan, order = load_plan(root / "book")
+    for planned in plan.values():
+        pack(planned, root)  # what an earlier call had no time for
     units = {(name, unit): plan[name] for name, count in order for unit in left(plan[name], count, root)}
     click.echo(f"{len(units)} models to go")
-    try:
-        with executors.processes(jobs) as pool:
-            futures = [pool.submit(compute_unit, planned, unit) for (_, unit), planned in units.items()]
-            for future in futures:
-                click.echo(f"{time.strftime('%H:%M:%S')} {future.result()}")
-    finally:
-        for planned in plan.values():
-            pack(planned, root)
+    with executors.processes(jobs) as pool:
+        futures = {pool.submit(compute_unit, planned, unit): planned for (_, unit), planned in units.items()}
+        for future in as_completed(futures):
+            click.echo(f"{time.strftime('%H:%M:%S')} {future.result()}")
+            pack(futures[future], root)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from memlib.chapters.paper import REPORTED, settings
+from memlib.chapters.tables import table_html
 from memlib.checks import check_known, check_range, check_share
 from memlib.experiment import EXPERIMENTS, Experiment, variant
 from memlib.memorization import least_observations
@@ -183,12 +184,12 @@ def _shell() -> Any:
 
 
 def _prepare_display() -> None:
-    """Let a chapter keep its figures as SVG, sharp at any size, and show the cells of its tables whole."""
-    if _shell() is not None:
+    """Let a chapter keep its figures as SVG, sharp at any size, and show its tables in one style."""
+    if (shell := _shell()) is not None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         set_matplotlib_formats("svg")
-        pd.set_option("display.max_colwidth", None)
+        shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, table_html)
 
 
 def declared_parameters(source: str) -> dict[str, str]:

@@ -280,8 +280,8 @@ class Estimate:
             f"{c.models} model{'s' * (c.models > 1)}, {f'{c.steps} steps each' if c.steps else 'trained'}\n"
             f"{training}FLOP of training, {scoring}FLOP of scoring\n"
             f"{memory}B of memory, {results}B of results{stored}\n"
-            f"about {_duration(self.seconds)} here ({self.machine}; timed now on a few steps)\n"
-            f"at least {_duration(self.h200_seconds)} on an H200 (data sheet)"
+            f"about {duration(self.seconds)} here ({self.machine}; timed now on a few steps)\n"
+            f"at least {duration(self.h200_seconds)} on an H200 (data sheet)"
         )
 
 
@@ -290,7 +290,8 @@ def _quantity(value: float) -> str:
     return f"{float(f'{value / 1000**power:.2g}'):g} {['', *'kMGTPEZY'][power]}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In the unit that suits it, with two significant digits."""
     units = (("days", 86400), ("h", 3600), ("min", 60))
     unit, length = next((u for u in units if seconds >= 2 * u[1]), ("s", 1))
     return f"{float(f'{seconds / length:.2g}'):g} {unit}"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from bad_inputs import CASES
 from refusals import TINY, Case, TrainingReached, refusal
@@ -14,7 +15,7 @@ import memlib
 
 PACKAGE = Path(memlib.__file__).parent
 MACHINERY = PACKAGE.parent / "book" / "_ext"
-PAGE = PACKAGE.parent / "book" / "12-refused.md"
+PAGE = PACKAGE.parent / "book" / "25-files.ipynb"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.given)
@@ -51,7 +52,8 @@ def test_the_program_prints_no_traceback(tmp_path):
 
 def test_the_page_of_the_book_tells_the_errors_of_now():
     given = {case.given: case for case in CASES}
-    text = PAGE.read_text("utf-8")
+    cells = [cell.source for cell in nbformat.read(PAGE, 4).cells if cell.cell_type == "markdown"]
+    text = "\n".join(cells).partition("(refused)=")[2]
     rows = re.findall(r"^\| (?!Input|---)(.+) \| `(.+)` \|$", text, re.MULTILINE)
     headings = 2 * text.count("\n| --- ")
     assert len(rows) == text.count("\n| ") - headings > 20

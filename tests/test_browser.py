@@ -26,7 +26,7 @@ PAGES = [*toc_pages(ROOT), "search", "genindex"]
 WITH_WIDGETS = [name for name in PAGES if "explore" in name]
 # Pages that differ in their parts: cards, tables of numbers and of text, widgets, search.
 KINDS = [
-    *("book/index", "book/04-memorized-mnist-lr3", "book/12-refused", "book/19-competition"),
+    *("book/index", "book/04-memorized-mnist-lr3", "book/25-files", "book/19-competition", "book/figures"),
     *("book/23-explore-mnist-lr3", "book/status", "book/glossary", "book/bibliography", "search"),
 ]
 KINDS_FIRST = [pytest.param(name, marks=[] if name in KINDS else [pytest.mark.slow]) for name in PAGES]

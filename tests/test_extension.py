@@ -79,5 +79,5 @@ def test_every_figure_of_the_paper_has_its_place():
     assert [figure.number for figure in figures] == list(range(1, 14))
     parts = {figure.number: "".join(figure.parts.values()) for figure in figures}
     assert parts == {n: {4: "abc", **dict.fromkeys((3, 5, 10, 11, 12, 13), "ab")}.get(n, "") for n in parts}
-    index = (ROOT / "book" / "index.ipynb").read_text("utf-8")
-    assert "{include} paper-figures.md" in index, "the table of figures, with a link to each"
+    page = (ROOT / "book" / "figures.md").read_text("utf-8")
+    assert "{include} paper-figures.md" in page, "the table of figures, with a link to each"

@@ -7,10 +7,14 @@ import subprocess
 import sys
 
 import nbformat
+import numpy as np
 import pytest
 
+import memlib
 from book._ext.pages import ROOT, read_yaml
 from memlib.chapters.notebook import read_records
+from memlib.memorization import fold_assignment
+from memlib.runs.released import Released, column, write_repeat
 
 README = (ROOT / "README.md").read_text("utf-8")
 INDEX = "\n".join(cell.source for cell in nbformat.read(ROOT / "book" / "index.ipynb", 4).cells)
@@ -69,6 +73,25 @@ def test_the_line_works(tmp_path, mnist_root, monkeypatch):
     shown = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", [])]
     tables = "".join(str(o.get("data", {}).get("text/html", "")) for o in shown)
     assert re.search(r"<th>learning rate, batch size</th>\s*<td>(<[^>]*>)?0\.0003, 64", tables)
+
+
+@pytest.mark.parametrize("computed", [range(10), (3, 7)], ids=["whole", "incomplete"])
+def test_the_three_lines_of_the_readme_read_a_released_file(tmp_path, monkeypatch, computed):
+    """An image whose own model is not there yet has no gap."""
+    rng, images = np.random.default_rng(0), memlib.load_images("digits", "test")
+    fold_of = fold_assignment(len(images), 10, rng)
+    log_px = rng.integers(-6400, 0, (10, len(images))) / 64  # which no rounding changes
+    columns = {column("encoder", epoch, k): log_px[k] + 100 - epoch for epoch in (20, 100) for k in computed}
+    columns |= {column("fitted", 100, k): log_px[k] + 1 for k in computed}
+    file = tmp_path / "published" / "runs" / "mnist-lr3" / "repeat-00.parquet"
+    write_repeat(file, images, Released(fold_of, columns, {k: {} for k in computed}), {"folds": 10})
+    [code] = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if file.name in code]
+    monkeypatch.chdir(tmp_path)
+    exec(code, names := {})
+    for i, fold in enumerate(fold_of):
+        seen = [log_px[k, i] for k in computed if k != fold]
+        expected = np.mean(seen) - log_px[fold, i] if fold in computed else np.nan
+        np.testing.assert_allclose(names["gap"].values[i], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_numbers_of_the_readme_are_those_of_the_published_run():

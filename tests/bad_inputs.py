@@ -117,7 +117,9 @@ PARAMETERS = [
     chapter("04-memorized", "folds is 1; allowed: 3 or more", folds=1),
     chapter("04-memorized", "num_images is 19; allowed: 0 for all, or at least 20, of wh", num_images=19),
     chapter("07-neighbors", "num_images is 5000 and folds is 3; digits has 1500 trai", num_images=5000),
-    chapter("02-data-and-models", "unknown experiment 'mnist-lr5' (did you mean mnist-lr", experiment="mnist-lr5"),
+    chapter(
+        "02-data-and-models", "unknown experiment 'mnist-lr5' (did you mean mnist-lr", experiment="mnist-lr5"
+    ),
     chapter("01-the-score", "points is -1; allowed: 10 or more", points=-1),
     chapter("03-importance-sampling", "replicates is 0; allowed: 2 or more", replicates=0),
     chapter("08-cost", "folds is 1; allowed: 2 or more", folds=1),

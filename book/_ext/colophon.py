@@ -43,14 +43,15 @@ def add_colophon(
     """Close a page with its downloads and a fold that says how it was made.
 
     Args:
-        notebook: executed; a cell is appended, and the one that Papermill added, now repeated, is hidden.
+        notebook: executed; a cell is appended, which lists the parameters with their values in the execution,
+            so that their own cells are hidden.
         page: what the notebook is.
         size: of the book.
         repository: URL from which memlib is installed on Colab.
         scores: the page's score file in scores/, where its record lies beside it.
     """
     for cell in notebook.cells:
-        if "injected-parameters" in cell.metadata.get("tags", []):
+        if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
             cell.metadata["tags"].append("remove-cell")
     size = "published" if page.parameters is None else size
     links = ["this page as an executed notebook by the button at its head"]

@@ -52,6 +52,7 @@ def setup(app: Sphinx) -> None:
             own = {label for p in pages if p.experiment == page.experiment for label in labels[p.name]}
             localize(notebook, page, pages, own)
             add_notice(notebook, parameters)
+            fold_imports(notebook)
             repository = app.config.html_theme_options.get("repository_url", "")
             name = told["scores"].get(page.name)
             scores = Path(app.srcdir) / "scores" / f"{name}.parquet" if name else None
@@ -115,6 +116,15 @@ def localize(notebook: NotebookNode, page: Page, pages: Sequence[Page], labels: 
         shown["figure"] = {name: rename(text) for name, text in shown["figure"].items()}
     titled = next(cell for cell in notebook.cells if HEADING.search(cell.source))
     titled.source = HEADING.sub(lambda _: f"# {page.title}", titled.source, count=1)
+
+
+def fold_imports(notebook: NotebookNode) -> None:
+    """Fold the code of cells that only import and choose what is run, or load it: what they show stays."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.source.startswith(("import ", "from ")):
+            last = cell.source.rstrip().splitlines()[-1]
+            if re.match(r"(import|from|\)|spec = |check_|describe\()", last):
+                cell.metadata.setdefault("tags", []).append("hide-input" if cell.outputs else "hide-cell")
 
 
 def number_captions(

@@ -52,7 +52,7 @@ def setup(app: Sphinx) -> None:
             own = {label for p in pages if p.experiment == page.experiment for label in labels[p.name]}
             localize(notebook, page, pages, own)
             add_notice(notebook, parameters)
-            fold_imports(notebook)
+            fold_preparation(notebook)
             repository = app.config.html_theme_options.get("repository_url", "")
             name = told["scores"].get(page.name)
             scores = Path(app.srcdir) / "scores" / f"{name}.parquet" if name else None
@@ -118,13 +118,13 @@ def localize(notebook: NotebookNode, page: Page, pages: Sequence[Page], labels: 
     titled.source = HEADING.sub(lambda _: f"# {page.title}", titled.source, count=1)
 
 
-def fold_imports(notebook: NotebookNode) -> None:
-    """Fold the code of cells that only import and choose what is run, or load it: what they show stays."""
+def fold_preparation(notebook: NotebookNode) -> None:
+    """Fold the cells that import, choose an experiment, run it and describe the run: figures come first."""
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source.startswith(("import ", "from ")):
             last = cell.source.rstrip().splitlines()[-1]
             if re.match(r"(import|from|\)|spec = |check_|describe\()", last):
-                cell.metadata.setdefault("tags", []).append("hide-input" if cell.outputs else "hide-cell")
+                cell.metadata.setdefault("tags", []).append("hide-cell")
 
 
 def number_captions(

@@ -72,8 +72,9 @@ def test_two_workers_share_a_run(scheduler, tmp_path):
 @pytest.mark.slow
 def test_a_task_that_ends_every_worker_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr("memlib.runs.run.finish", lambda job, member: os._exit(1))
-    message = "4 workers of the executor, a ClientExecutor, ended while they computed the same task"
+    message = "2 workers of the executor, a ClientExecutor, ended while they computed the same task"
     with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         workers(1) as address,
         pytest.raises(executors.ExecutorError, match=message),
         executors.connect(address) as executor,

@@ -22,7 +22,6 @@ import io
 import json
 import os
 import re
-import socket
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +33,7 @@ import xarray as xr
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from memlib.runs.disk import writing
+from memlib.runs.disk import whole, writing
 
 # To be raised whenever the same request gives other models, or other scores of the same models.
 TRAINING_VERSION = 4
@@ -140,21 +139,11 @@ def write(path: Path, arrays: Mapping[str, NDArray], record: Record) -> None:
     Raises:
         WriteError: as `disk.writing`.
     """
-    # the name is this process's own, on whatever machine that shares the folder
-    part = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.part")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as part:
         for left in path.parent.glob(f"{path.name}.*.part"):
             left.unlink(missing_ok=True)
-        try:
-            with part.open("wb") as file:
-                _write_archive(file, arrays, record | {"file": path.name})
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-            _sync_folder(path.parent)
-        finally:
-            part.unlink(missing_ok=True)
+        with part.open("wb") as file:
+            _write_archive(file, arrays, record | {"file": path.name})
 
 
 def _write_archive(file: BinaryIO, arrays: Mapping[str, NDArray], record: Record) -> None:
@@ -171,16 +160,6 @@ def _serialized(array: NDArray) -> memoryview:
     content = io.BytesIO()
     np.lib.format.write_array(content, np.asanyarray(array), allow_pickle=False)
     return content.getbuffer()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name survive a crash of the machine, where folders can be synced: not everywhere."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)

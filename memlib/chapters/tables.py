@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 MOST = 3  # decimals; what is smaller than they show is written as a power of ten
-_NARROW = 6  # characters of a text that may stand among numbers
+_NARROW = 12  # characters of the longest text in a column that reads like one of numbers
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -37,15 +37,17 @@ def _column(column: pd.Series) -> list[str]:
         finite = column[np.isfinite(column)].to_numpy(float)
         needed = [d for d in range(MOST) if np.allclose(finite, finite.round(d), rtol=0, atol=1e-9)]
         return [number(value, needed[0] if needed else MOST) for value in column]
-    return [_text(value) for value in column]
+    texts = [_text(value) for value in column]
+    if max(map(len, texts), default=0) <= _NARROW:
+        return texts
+    return [f'<span class="text">{text}</span>' for text in texts]
 
 
 def _text(value: object) -> str:
     if isinstance(value, int | float | np.number) and not isinstance(value, bool):
         whole = np.isfinite(value) and float(value).is_integer()
         return number(value, 0 if whole else MOST)
-    text = html.escape(str(value))
-    return text if len(text) <= _NARROW else f'<span class="text">{text}</span>'
+    return html.escape(str(value))
 
 
 def number(value: float, decimals: int) -> str:

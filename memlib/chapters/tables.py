@@ -7,6 +7,7 @@ import pandas as pd
 
 MOST = 3  # decimals; what is smaller than they show is written as a power of ten
 _NARROW = 12  # characters of the longest text in a column that reads like one of numbers
+_TEXT = '<span class="text">'
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -16,11 +17,14 @@ def table_html(frame: pd.DataFrame) -> str:
     Numbers of a column have the decimals that all of them need, as a chapter rounded them, but not more than
     three. Missing ones are a dash.
     """
-    columns = {k: _column(frame.iloc[:, k]) for k in range(frame.shape[1])}
-    shown = pd.DataFrame(columns, frame.index, dtype=object).set_axis(frame.columns, axis=1)
+    columns = [_column(frame.iloc[:, k]) for k in range(frame.shape[1])]
+    shown = pd.DataFrame(dict(enumerate(columns)), frame.index, dtype=object).set_axis(frame.columns, axis=1)
     shown = shown.rename(index=_escaped, columns=_escaped)
     if frame.index.nlevels == frame.columns.nlevels == 1:
-        shown = shown.rename_axis(index=None, columns=frame.index.name or frame.columns.name)
+        marked = [any(cell.startswith(_TEXT) for cell in cells) for cells in columns]
+        heads = [f"{_TEXT}{name}</span>" if m else name for m, name in zip(marked, shown, strict=True)]
+        corner = frame.index.name or frame.columns.name
+        shown = shown.set_axis(heads, axis=1).rename_axis(index=None, columns=corner)
     return shown.to_html(border=0, escape=False)
 
 
@@ -40,7 +44,7 @@ def _column(column: pd.Series) -> list[str]:
     texts = [_text(value) for value in column]
     if max(map(len, texts), default=0) <= _NARROW:
         return texts
-    return [f'<span class="text">{text}</span>' for text in texts]
+    return [f"{_TEXT}{text}</span>" for text in texts]
 
 
 def _text(value: object) -> str:

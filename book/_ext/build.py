@@ -17,8 +17,8 @@ from pathlib import Path
 
 import click
 import nbformat
-from book._ext.execution import ANSI, execute_pages, page_source
-from book._ext.pages import ROOT, Page, load_figures, load_pages, read_yaml, toc_pages
+from book._ext.execution import ANSI, execute_pages, renewed, same_code
+from book._ext.pages import ROOT, Page, load_figures, load_pages, read_notebook, read_yaml, toc_pages
 from book._ext.scores import run_of, site_scores, write_run
 from book._ext.status import figure_table, status_page
 
@@ -45,22 +45,20 @@ def _outdated(name: str, page: Page | None, root: Path) -> str:
         return "not part of this size and not in published/book/"
     if page is None:
         return "in published/book/, but not among the pages of params/published.yaml"
-    stored = nbformat.read(file, 4).metadata.get("memlib", {}).get("source")
-    if not stored:
-        return "published without a record of its source"
-    now = page_source(page, root / "book")
-    if stored["notebook"] != now["notebook"]:
-        return f"book/{page.notebook}.ipynb has changed since it was published"
-    before, after = stored["parameters"], now["parameters"]
+    executed = nbformat.read(file, 4)
+    if not same_code(executed, read_notebook(root / "book" / f"{page.notebook}.ipynb")):
+        return f"the code of book/{page.notebook}.ipynb has changed since it was published"
+    before, after = executed.metadata.get("papermill", {}).get("parameters", {}), page.parameters
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     both = [f"{name} is {before.get(name)!r} there and {after.get(name)!r}" for name in changed]
     return f"{', '.join(both)} in params/published.yaml" if both else ""
 
 
 def stage(pages: Sequence[Page], root: Path, size: str = "laptop") -> Path:
-    """Make anew the folder that Jupyter Book compiles: executed pages as they are, other files of book/.
+    """Make anew the folder that Jupyter Book compiles: executed pages, and other files of book/.
 
-    Added are what the extension has to know, the table of figures, the status page and the score files.
+    Published pages get the text that their notebooks have now. Added are what the extension has to know, the
+    table of figures, the status page and the score files.
 
     Raises:
         BuildError: a page was not executed, or the published one is outdated.
@@ -75,9 +73,12 @@ def stage(pages: Sequence[Page], root: Path, size: str = "laptop") -> Path:
     shutil.rmtree(target, ignore_errors=True)
     others = shutil.ignore_patterns("params", "_ext", "*.ipynb", "ruff.toml", ".*")
     shutil.copytree(root / "book", target / "book", ignore=others)
-    for path in executed.values():
-        shutil.copy(path, target / "book")
     notebooks = {name: nbformat.read(path, 4) for name, path in executed.items()}
+    for page in pages:
+        if page.parameters is None:
+            source = read_notebook(root / "book" / f"{page.notebook}.ipynb")
+            notebooks[page.name] = renewed(notebooks[page.name], source)
+        nbformat.write(notebooks[page.name], target / "book" / f"{page.name}.ipynb")
     scores = site_scores(pages, notebooks, root / "published" / "scores", target / "scores")
     (target / "book.json").write_text(json.dumps({"size": size, "scores": scores}))
     if figures := load_figures(root / "book", pages):

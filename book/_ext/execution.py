@@ -1,6 +1,7 @@
 """The execution of pages with Papermill: which ones have changed, where and with what they were made."""
 
 import ast
+import copy
 import datetime
 import functools
 import hashlib
@@ -107,18 +108,33 @@ def _imports() -> tuple[grimp.ImportGraph, dict[str, str]]:
     return grimp.build_graph("memlib", cache_dir=None), public
 
 
-def page_source(page: Page, book_dir: Path) -> dict[str, Any]:
-    """What a published page must agree with: a hash of what its notebook shows and computes, its parameters.
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The cells of a notebook that compute, without the one in which Papermill sets parameters."""
+    own = (c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", []))
+    return [cell for cell in own if cell.cell_type == "code"]
 
-    Where a name is imported from, comments and the layout of code change nothing on a page.
+
+def same_code(one: NotebookNode, other: NotebookNode) -> bool:
+    """Whether two notebooks compute the same: imports, comments and the layout of code do not count."""
+    cells, others = ([_tree(ast.parse(c.source)) for c in code_cells(n)] for n in (one, other))
+    return cells == others
+
+
+def renewed(executed: NotebookNode, source: NotebookNode) -> NotebookNode:
+    """An executed page with the text, the code's layout and the captions that its notebook has now.
+
+    Args:
+        executed: whose outputs and metadata are kept.
+        source: of the `same_code`.
     """
-    cells = []
-    for cell in read_notebook(book_dir / f"{page.notebook}.ipynb").cells:
-        shown = {name: cell.metadata[name] for name in ("mystnb", "tags") if cell.metadata.get(name)}
-        code = cell.cell_type == "code"
-        cells.append([cell.cell_type, _tree(ast.parse(cell.source)) if code else cell.source, shown])
-    digest = hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()
-    return {"notebook": digest, "parameters": dict(page.parameters or {})}
+    page = copy.deepcopy(source)
+    page.metadata = executed.metadata
+    for cell, done in zip(code_cells(page), code_cells(executed), strict=True):
+        cell.outputs, cell.execution_count = done.outputs, done.execution_count
+    injected = [c for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    first = next((i for i, c in enumerate(page.cells) if "parameters" in c.metadata.get("tags", [])), 0)
+    page.cells[first + 1 : first + 1] = injected
+    return page
 
 
 def _tree(node: Any) -> Any:
@@ -168,7 +184,7 @@ def execute_pages(
     try:
         running = {}
         for page in waiting:
-            facts = {"key": keys[page.name], "source": page_source(page, root / "book"), **made}
+            facts = {"key": keys[page.name], **made}
             running[executor.submit(_execute, page, root, target, facts)] = page.name
         for ended, future in enumerate(loky.as_completed(running), 1):
             name, (seconds, note, failure) = running[future], future.result()

@@ -184,6 +184,29 @@ YARDSTICKS = [
         "samples.data_copying(x + 99, y, y, samples.partitioned(np.vstack([x, x + 99]), 2))",
         "has no training im",
     ),
+    call("samples.vendi(x * [[1], *[[0]] * 39])", "39 generated features are zero; allowed: such as have a"),
+    call("samples.vendi(x * np.nan)", "generated have values that are not finite and below 1e150; allowed"),
+    call("samples.vendi(x, order=-1)", "order is -1; allowed: 0 or more"),
+    call("samples.vendi(x, order=np.nan)", "order is nan; allowed: 0 or more"),
+    call(
+        "samples.vendi(x, lambda x: x)", "the kernel gives float64 (40, 4); allowed: (40, 40), finite numbers"
+    ),
+    call("samples.vendi(x, lambda x: x @ x.T)", "the kernel is not symmetric with ones on the diagonal"),
+    call("samples.vendi(x, lambda x: np.tri(40))", "the kernel is not symmetric with ones on the diagonal"),
+    call("samples.vendi(x[:2], lambda x: np.array([[1, 2], [2, 1]]))", "least eigenvalue is -1; allowed: 0"),
+    call("fld.fld(x, y, x[:, :3])", "training have 4 features, generated 3; allowed: as many"),
+    call("fld.fld(x, y * np.inf, x)", "held_out have values that are not finite and below 1e150; allowed"),
+    call(
+        "fld.fld(x, y * [0, 1, 0, 1], x)", "2 of 4 features are the same in all of held_out; allowed: featur"
+    ),
+    call(
+        "fld.fld(x, y[:1], x)", "4 of 4 features are the same in all of held_out; allowed: features that vary"
+    ),
+    call("fld.fld(x[:1], y, x)", "training is 1 image; allowed: 2 or more, to be split"),
+    call(
+        "fld.fld(x, y * 1e-9, x * 1e149)", "standardized generated have values that are not finite and below"
+    ),
+    call("fld.fld(x, y, x, seed=-1)", "seed is -1; allowed: a whole number, 0 or more"),
     call("yardsticks.yardsticks({}, x, y, 0.1)", "generators is 0; allowed: 1 or more"),
     call("features.spaces(digits, digits, 298, 1)", "width is 298; allowed: 1 to 297, the measured imag"),
     call("exact.LinearGaussian(x, M, 1.0, 0.5)", "sigma2 is 1.0, inflation 0.5; allowed: above 0, and at"),

@@ -30,7 +30,7 @@ from book._ext import extension, pages
 from memlib import inference
 from memlib.chapters import competition, exact, explorer, planted, repeats, yardsticks
 from memlib.memorization import fold_assignment, memorization_scores
-from memlib.metrics import detection, duplicates, features, mifid, neighbors, samples
+from memlib.metrics import detection, duplicates, features, fld, mifid, neighbors, samples
 from memlib.runs import cli, store
 from memlib.runs.executors import ExecutorError
 from memlib.runs.job import requested
@@ -129,6 +129,7 @@ NAMES = {
     "extension": extension,
     "yardsticks": yardsticks,
     "features": features,
+    "fld": fld,
     "competition": competition,
     "planted": planted,
     "pages": pages,

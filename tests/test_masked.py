@@ -10,7 +10,7 @@ import memlib
 from memlib import checks, inference
 from memlib.data import ImageSet
 from memlib.memorization import memorization_scores
-from memlib.metrics import detection, duplicates, features, mifid, neighbors, samples
+from memlib.metrics import detection, duplicates, features, fld, mifid, neighbors, samples
 
 X, Y, M, DIGITS = NAMES["x"], NAMES["y"], NAMES["M"], NAMES["digits"]
 LOG_PX, FOLD_OF, RESULT = NAMES["log_px"], NAMES["fold_of"], NAMES["result"]
@@ -54,6 +54,9 @@ CALLS = [  # the name in the error, what is given, and to what
     ("generated", X, lambda m: samples.precision_recall(X, m)),
     ("spacing", M, lambda m: samples.authenticity(X, Y, m)),
     ("reach", M, lambda m: samples.density_coverage(X, Y, 5, m)),
+    ("generated", X, samples.vendi),
+    ("the kernel", np.eye(40), lambda m: samples.vendi(X, lambda x: m)),
+    ("held_out", X, lambda m: fld.fld(X, m, X)),
     ("score", M, lambda m: detection.auc(m, M > 9)),
     ("positive", M > 9, lambda m: detection.auc(M, m)),
     ("original", M, lambda m: detection.auc(M, M > 9, original=m)),

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 from scipy.spatial.distance import cdist
+from scipy.stats import ortho_group
 from sklearn.cluster import BisectingKMeans, KMeans, MeanShift, MiniBatchKMeans
+from sklearn.metrics.pairwise import cosine_similarity, laplacian_kernel, rbf_kernel
 from threadpoolctl import threadpool_limits
 
 import memlib.metrics.samples
@@ -24,6 +26,7 @@ from memlib.metrics.samples import (
     partitioned,
     precision_recall,
     radii,
+    vendi,
 )
 
 
@@ -222,3 +225,64 @@ def test_tensors_count_as_their_values():
     np.testing.assert_array_equal(authenticity(x.bfloat16(), y.bfloat16()), right)
     right = precision_recall(x.numpy(), y.numpy())
     assert precision_recall(x.requires_grad_(), y.requires_grad_()) == right
+
+
+# how many images that have nothing in common would be as diverse
+
+ORDERS = [0, 0.1, 1, 2, 7.5, np.inf]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_groups_that_have_nothing_in_common_count_whatever_the_order(order):
+    axes = ortho_group.rvs(5, random_state=0)
+    lengths = np.random.default_rng(0).uniform(0.1, 9, (20, 1))  # which cosines do not see
+    for k in range(1, 6):
+        x = lengths[: 4 * k] * np.repeat(axes[:k], 4, axis=0)
+        assert vendi(x, order=order) == pytest.approx(k, rel=1e-9)
+    assert vendi(axes, lambda x: np.eye(5), order) == pytest.approx(5)
+    assert vendi(axes, lambda x: np.ones((5, 5)), order) == pytest.approx(1)
+
+
+@given(st.floats(0.01, 0.99), st.sampled_from(ORDERS[2:]))
+def test_two_images_have_the_diversity_of_their_cosine(cosine, order):
+    """The eigenvalues of [[1, c], [c, 1]] / 2 are (1 + c) / 2 and (1 - c) / 2."""
+    p, q = (1 + cosine) / 2, (1 - cosine) / 2
+    if order == 1:
+        expected = p**-p * q**-q
+    else:
+        expected = 1 / p if order == np.inf else (p**order + q**order) ** (1 / (1 - order))
+    x = [[2.0, 0.0], [-cosine, -math.sqrt(1 - cosine**2)]]  # cosine -c, as diverse
+    assert vendi(x, order=order) == pytest.approx(expected, rel=1e-9)
+    assert vendi(x, lambda x: [[1, cosine], [cosine, 1]], order) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_examples_of_the_authors_have_their_numbers():
+    samples = [[0.0], [0.0], [10.0], [10.0], [20.0], [20.0]]
+    assert vendi(samples, lambda x: laplacian_kernel(x, gamma=1)) == pytest.approx(2.9999, abs=1e-4)
+    K = np.array([[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1]])
+    assert vendi(np.eye(3), lambda x: K) == pytest.approx(2.1573, abs=1e-4)
+
+
+@pytest.mark.parametrize(("n", "d"), [(30, 8), (8, 30)])
+def test_other_images_have_the_diversity_of_the_definition(n, d):
+    x = normal(n, d)
+    for kernel in (cosine_similarity, rbf_kernel):
+        values = np.linalg.eigvalsh(kernel(x) / n)
+        p = values[values > 1e-12]
+        given = {} if kernel is cosine_similarity else {"kernel": kernel}
+        assert vendi(x, **given) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-9)
+        assert vendi(x, order=2, **given) == pytest.approx(1 / (p**2).sum(), rel=1e-9)
+        assert vendi(x, order=0, **given) == pytest.approx(len(p))
+        assert vendi(x, order=1 + 1e-6, **given) == pytest.approx(vendi(x, **given), rel=1e-5)
+        by_order = [vendi(x, order=order, **given) for order in ORDERS]
+        assert by_order == sorted(by_order, reverse=True) and by_order[-1] >= 1
+
+
+def test_diversity_is_of_directions_and_shares_alone():
+    x, right = normal(20, 6), vendi(normal(20, 6))
+    assert vendi(np.tile(x, (3, 1))) == pytest.approx(right), "each there three times"
+    assert vendi(-x[::-1] @ ortho_group.rvs(6, random_state=0)) == pytest.approx(right)
+    for unit in (2.0**490, 2.0**-900):
+        assert vendi(x * unit) == pytest.approx(right)
+    assert vendi(torch.tensor(x).float()) == pytest.approx(right, rel=1e-6)
+    assert vendi(np.vstack([x, np.tile(x[:1], (20, 1))])) < right, "some images more often than others"

@@ -12,7 +12,7 @@ from scipy import linalg
 
 from memlib.checks import Floats, Ints, as_array, check_range
 from memlib.metrics.fid import Moments, frechet_distance, moments, rounding_error
-from memlib.metrics.neighbors import batches, feature_matrices, unit_of
+from memlib.metrics.neighbors import batches, feature_matrices, unit_of, unit_rows
 
 LOG = logging.getLogger("memlib")
 
@@ -107,23 +107,17 @@ def _search(
     """Distance of each of the rows to the nearest of the columns, and which that is."""
     units = np.empty((len(columns), training.shape[1]), precision)
     for part in batches(*units.shape):
-        units[part] = _unit(training[columns[part]])
+        units[part] = unit_rows(training[columns[part]])
     distances, neighbors = np.empty(len(rows)), np.empty(len(rows), dtype=np.int64)
     for part in batches(len(rows), max(units.shape)):
-        unit = _unit(generated[rows[part]])
+        unit = unit_rows(generated[rows[part]])
         cosine = unit.astype(precision) @ units.T
         neighbors[part] = columns[np.abs(cosine, out=cosine).argmax(axis=1)]
-        other = _unit(training[neighbors[part]])
+        other = unit_rows(training[neighbors[part]])
         # 1 - |cos| of unit vectors, without the loss of digits where they are close
         other[np.vecdot(unit, other) < 0] *= -1
         distances[part] = ((unit - other) ** 2).sum(axis=1) / 2
     return distances, neighbors
-
-
-def _unit(features: NDArray) -> Floats:
-    """Rows of length 1 in float64; the largest entry first, so that squares do not underflow."""
-    unit = features / np.abs(features).max(axis=1, keepdims=True).astype(np.float64)
-    return unit / np.linalg.norm(unit, axis=1, keepdims=True)
 
 
 def penalized_fid(fid: ArrayLike, d: ArrayLike, eps: float, rounding: float = 0.0) -> Floats:

@@ -113,6 +113,16 @@ def unit_of(*arrays: NDArray[np.floating]) -> float:
     return 1.0 if top == 0 or 1e-60 < top < 1e60 else math.ldexp(1, math.frexp(top)[1])
 
 
+def unit_rows(features: NDArray[np.floating]) -> Floats:
+    """Rows, none all zero, at length 1 in float64; the largest entry first, so that squares do not underflow.
+
+    >>> unit_rows(np.array([[3e-200, 4e-200]]))
+    array([[0.6, 0.8]])
+    """
+    unit = features / np.abs(features).max(axis=1, keepdims=True).astype(np.float64)
+    return unit / np.linalg.norm(unit, axis=1, keepdims=True)
+
+
 def batches(rows: int, columns: int) -> Iterator[slice]:
     """Slices of the rows of an array that hold at most `BLOCK` numbers, or a single row."""
     size = max(1, BLOCK // columns)

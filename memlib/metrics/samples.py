@@ -1,17 +1,17 @@
 """Yardsticks of others for generated images, in any feature space."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import linalg, special, stats
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
-from memlib.checks import Floats, Ints, as_array, check_whole
-from memlib.metrics.neighbors import distance_ratio, feature_matrices, nearest, unit_of
+from memlib.checks import Floats, Ints, as_array, check_range, check_whole
+from memlib.metrics.neighbors import distance_ratio, feature_matrices, nearest, unit_of, unit_rows
 
 ENOUGH = 20  # generated images that a cell of the data-copying test must exceed
 
@@ -200,6 +200,53 @@ def density_coverage(
     return float(density / (k * len(generated))), float(covered.mean())
 
 
+def vendi(
+    generated: ArrayLike, kernel: Callable[[Floats], ArrayLike] | None = None, order: float = 1
+) -> float:
+    r"""How many images that have nothing in common would be as diverse: the Vendi score.
+
+    With the eigenvalues of the similarities over n, $K / n$, which add up to 1,
+
+    $$\exp\Big(-\sum_i \lambda_i \log \lambda_i\Big), \quad \Big(\sum_i \lambda_i^q\Big)^{1 / (1 - q)}$$
+
+    for q = 1 and for others. It looks at generated images alone: copies of diverse images are diverse.
+
+    Args:
+        generated: (n, d); for cosine similarity no row is all zero.
+        kernel: gives the features, float64 (n, d), similarities (n, n), symmetric, positive semidefinite and
+            with ones on the diagonal, as `sklearn.metrics.pairwise.rbf_kernel` does; by default, cosines.
+        order: q, 0 or more, also inf; the larger, the less rare images count.
+
+    Returns:
+        1, all alike, to n. Features of the same sign are alike already: compare equal features and equal n.
+
+    Raises:
+        ValueError: shapes, values, similarities or order not as above.
+
+    Source: Friedman & Dieng (2023); Pasarkar & Dieng (2024) for other orders.
+
+    >>> round(vendi([[1.0, 0.0], [0.0, 2.0], [0.0, 3.0], [4.0, 0.0]]), 9)
+    2.0
+    """
+    check_range(0, order=order)
+    [x] = feature_matrices(generated=generated)
+    x = x.astype(np.float64)
+    if kernel is None:
+        if zero := len(x) - x.any(axis=1).sum():
+            raise ValueError(f"{zero} generated features are zero; allowed: such as have a direction")
+        share = linalg.svdvals(unit_rows(x)) ** 2 / len(x)  # the eigenvalues of unit @ unit.T / n
+    else:
+        share = linalg.eigvalsh(_similarities(kernel(x), len(x))) / len(x)
+    if share.min() < -1e-6:
+        raise ValueError(f"the kernel's least eigenvalue is {share.min() * len(x):.2g}; allowed: 0 or more")
+    share = share[share > len(x) * np.finfo(float).eps * share.max()]  # others are rounding errors of 0
+    if order == 1:
+        return float(np.exp(stats.entropy(share)))
+    if order == np.inf:
+        return float(1 / share.max())
+    return float(np.exp(special.logsumexp(order * np.log(share / share.sum())) / (1 - order)))
+
+
 def _spaces(k: int, **sets: ArrayLike) -> list[Floats]:
     """All as float64 around the mean of the first, which keeps digits."""
     arrays = feature_matrices(**sets)
@@ -208,6 +255,16 @@ def _spaces(k: int, **sets: ArrayLike) -> list[Floats]:
             raise ValueError(f"k is {k} and {name} are {len(x)}; allowed: k from 1 to below their number")
     center = arrays[0].mean(axis=0, dtype=np.float64)
     return [x - center for x in arrays]
+
+
+def _similarities(values: ArrayLike, n: int) -> Floats:
+    values = as_array("the kernel", values)
+    if values.shape != (n, n) or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+        allowed = f"({n}, {n}), finite numbers, one of each pair of images"
+        raise ValueError(f"the kernel gives {values.dtype} {values.shape}; allowed: {allowed}")
+    if not (np.allclose(values, values.T) and np.allclose(np.diagonal(values), 1)):
+        raise ValueError("the kernel is not symmetric with ones on the diagonal; allowed: such only")
+    return values
 
 
 def _reach(reach: ArrayLike | None, training: Floats, k: int) -> Floats:

@@ -1,9 +1,7 @@
 """The data sets of the book, where their files lie, and `load_images`, which reads them and folders."""
 
 import hashlib
-import io
 import os
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,10 +34,6 @@ FILES: dict[str, dict[str, str | None]] = {
         "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
     },
     "cifar10-partial": {f"{cifar10.FOLDER}/index.npz": None},  # or those of cifar10
-    "cifar10-jpeg": {
-        "cifar10-jpeg-train.zip": "33d900e2281e2ff0b779aa3df0b6dd17",
-        "cifar10-jpeg-test.zip": "0834798aa4a339511d5a221a82260d8d",
-    },
     "celeba": {"celeba/list_eval_partition.txt": None, "celeba/img_align_celeba": None},
 }
 DATASETS = ("digits", "patches", *FILES)
@@ -60,8 +54,6 @@ def load_images(
     - `cifar10-partial`: the same but for 97 images, 92 of them ships, that sheets of lossless copies lack;
       from them (`memlib.cifar10`), or from the files of `cifar10` with the same arrays. 49923 train, 9980
       test, `index` in the order of `cifar10`.
-    - `cifar10-jpeg`: CIFAR-10 after lossy compression, two archives of class folders of JPEG files, ordered
-      by class and file name. 50000 train, 10000 test. Densities on it are not those of `cifar10`.
     - `celeba`: box (left 15, upper 40, right 163, lower 188) of the aligned 178x218 faces, to 32x32
       (bilinear, antialias); one class. 162770 train, 19867 valid, 19962 test. Copies on disk go unchecked.
     - `folder:PATH`: your images, shorter side to `size` (bilinear, antialias), then center crop, so that the
@@ -87,10 +79,9 @@ def load_images(
     Args:
         name: one of `DATASETS`, or `folder:PATH` (`~` is expanded).
         split: one of `SPLITS[name]`; for a folder `train` or `test`, or `valid` if it has one.
-        root: folder of `mnist`, `cifar10` and `celeba` in torchvision's layout and of the archives of
-            `cifar10-jpeg`. Default: the environment variable MEMLIB_DATA, else `memlib/data` in the user's
-            cache folder. torchvision downloads to it what is missing (`celeba` needs the package gdown;
-            `cifar10-jpeg` has no public source).
+        root: folder of `mnist`, `cifar10` and `celeba` in torchvision's layout. Default: the environment
+            variable MEMLIB_DATA, else `memlib/data` in the user's cache folder. torchvision downloads to it
+            what is missing (`celeba` needs the package gdown).
         size: height and width in pixels, for a folder 1 or more, for the others 32. Experiments use 32.
 
     Raises:
@@ -117,8 +108,6 @@ def load_images(
             return _load_patches(split)
         case "celeba":
             return _load_celeba(split, folder)
-        case "cifar10-jpeg":
-            return _load_cifar10_jpeg(split, folder)
         case "cifar10-partial":
             return cifar10.load_partial(folder, split, lambda: _load_torchvision("cifar10", split, folder))
     return _load_torchvision(name, split, folder)
@@ -239,16 +228,6 @@ def _load_torchvision(name: str, split: str, root: Path) -> ImageSet:
         classes = tuple(source.classes)
     labels = np.asarray(source.targets, np.int64)
     return ImageSet(images, labels, classes, name, split, np.arange(len(labels)))
-
-
-def _load_cifar10_jpeg(split: str, root: Path) -> ImageSet:
-    with zipfile.ZipFile(root / f"cifar10-jpeg-{split}.zip") as archive:
-        paths = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
-        images = read_images(
-            paths, (3, SIZE, SIZE), lambda i: i.convert("RGB"), lambda path: io.BytesIO(archive.read(path))
-        )
-    classes = [Path(path).parent.name for path in paths]
-    return replace(ImageSet.of(images, classes, "cifar10-jpeg"), split=split)
 
 
 def _load_celeba(split: str, root: Path) -> ImageSet:

@@ -224,22 +224,3 @@ def sample(
         blocks.append((pixels * 255).round().to(torch.uint8))
     images = torch.cat(blocks, dim=1).unflatten(-1, (channels, SIDE, SIDE))  # (E, count, D) -> (..., C, H, W)
     return images.cpu().numpy()
-
-
-@own_settings()
-@torch.no_grad()
-def latent_means(
-    model: Ensemble, images: NDArray[np.uint8], generator: torch.Generator, batch_size: int = 512
-) -> NDArray[np.float64]:
-    """Mean of q(z | x) for perturbed `images` (n, C, H, W): their place in the model's own feature space.
-
-    Returns:
-        float64 (E, n, Z).
-    """
-    model.train(False)
-    blocks = []
-    for batch in torch.tensor(images, device=model.device).split(batch_size):
-        x = batch.flatten(1).expand(len(model), -1, -1)  # (B, C, H, W) -> (E, B, D)
-        with products("float32", model.device):
-            blocks.append(model.encode(perturbed(model.likelihood, x, generator, model.dtype))[0])
-    return torch.cat(blocks, dim=1).double().cpu().numpy()

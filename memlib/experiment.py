@@ -171,7 +171,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     "mnist-lr4": dataclasses.replace(_MNIST, learning_rate=1e-4),
     "cifar10": _CIFAR10,
     "cifar10-partial": dataclasses.replace(_CIFAR10, images="cifar10-partial"),
-    "cifar10-jpeg": dataclasses.replace(_CIFAR10, images="cifar10-jpeg"),
     "celeba": _CELEBA,
     "cifar10-as-celeba": dataclasses.replace(_CELEBA, images="cifar10-partial"),
     "digits-lr3": Experiment(),

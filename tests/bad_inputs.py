@@ -70,39 +70,26 @@ def _quick(text: str, message: str) -> Case:
 
 
 PARAMETER_FILES = [
-    _quick("experiment: {}", "unknown section 'experiment' (did you mean experiments?)"),
-    _quick("experiments: {digits-lr4: {}, digit: {}}", "unknown experiment 'digit' (did you mean digits-lr"),
-    _quick("chapters: {indx: {}}", "unknown chapter 'indx' (did you mean index?)"),
-    _quick("chapters: {index: {epoch: 9}}", "page index: unknown parameter 'epoch' (did you mean epochs?)"),
-    _quick("chapters: {index: {epochs: nine}}", "page index: epochs is 'nine' (str); allowed: int"),
-    _quick("chapters: {index: {epochs: }}", "page index: epochs is None (NoneType); allowed: int"),
-    _quick("experiments: {digits-lr3: {rate: no}}", "rate is False (bool); allowed: float"),
-    _quick("chapters: {index: {rate: 1, rate: 2}}", "line 1, column 29: not valid YAML, 'rate' comes twice"),
-    _quick("chapters: {index: {epochs: 9}", "quick.yaml, line 1, column 30: not valid YAML"),
-    _quick("chapters: index: 9", "quick.yaml, line 1, column 16: not valid YAML"),
-    _quick(
-        "[index, 04-memorized]", "quick.yaml: the file is ['index', '04-memorized'] (list); allowed: names"
-    ),
-    _quick("chapters: [index]", "quick.yaml: chapters is ['index'] (list); allowed: names with values"),
-    _quick("chapters: {index: 9}", "quick.yaml: index is 9 (int); allowed: names with values"),
-    page_file("pages.yaml", "chapters: index", "pages.yaml: chapters is 'index' (str); allowed: a list"),
-    page_file("pages.yaml", "chapters: [outdex]", "no notebook book/outdex.ipynb"),
-    page_file(
-        "pages.yaml", "templates: [{04-memorized: [digit]}]", "pages.yaml: unknown experiment 'digit'; allow"
-    ),
-    page_file(
-        "pages.yaml",
-        "templates: [{04-memorized: digits}]",
-        "pages.yaml: a template is {'04-memorized': 'digits'}; allowed: a notebook, or `notebook: [experimen",
-    ),
-    page_file("pages.yaml", "templates: [{}]", "pages.yaml: a template is {}; allowed: a notebook, or"),
+    _quick("indx: {}", "unknown page 'indx' (did you mean index?)"),
+    _quick("index: {epoch: 9}", "page index: unknown parameter 'epoch' (did you mean epochs?)"),
+    _quick("index: {epochs: nine}", "page index: epochs is 'nine' (str); allowed: int"),
+    _quick("index: {epochs: }", "page index: epochs is None (NoneType); allowed: int"),
+    _quick("index: {rate: no}", "rate is False (bool); allowed: float"),
+    _quick("index: {rate: 1, rate: 2}", "line 1, column 18: not valid YAML, 'rate' comes twice"),
+    _quick("index: {epochs: 9", "quick.yaml, line 1, column 18: not valid YAML"),
+    _quick("index: epochs: 9", "quick.yaml, line 1, column 14: not valid YAML"),
+    _quick("[index, 04-mnist]", "quick.yaml: the file is ['index', '04-mnist'] (list); allowed: names"),
+    _quick("index: 9", "quick.yaml: index is 9 (int); allowed: names with values"),
+    page_file("pages.yaml", "pages: index", "pages.yaml: pages is 'index' (str); allowed: a list"),
+    page_file("pages.yaml", "page: [index]", "unknown section 'page' (did you mean pages?)"),
+    page_file("pages.yaml", "pages: [outdex]", "unknown page 'index'"),
     paper_figure(
         "{number: 1, subject: a, page: indx, parts: {}}", "unknown page 'indx' (did you mean index?)"
     ),
     paper_figure(
         "{number: 1, subject: a}", "figures.yaml: a figure is {'number': 1, 'subject': 'a'}; allowed"
     ),
-    page("memorized", "unknown page 'memorized' (did you mean 04-memorized-digits-lr3?); allowed: 04-mem"),
+    page("mnist", "unknown page 'mnist' (did you mean 04-mnist?); allowed: index, 04-mnist"),
     _quick("\0", "quick.yaml: not valid YAML, unacceptable character #x0000"),
     page_file("../index.ipynb", "{", "book/index.ipynb is not a notebook: "),
     call('pages.load_pages("quick", "NOWHERE")', "no file NOWHERE/params/pages.yaml"),
@@ -112,10 +99,9 @@ PARAMETERS = [
     chapter("05-training", "unknown parameter 'epoch' (did you mean epochs?); allowed: experiment", epoch=2),
     chapter("06-outliers", "this notebook: epochs is 'two' (str); allowed: int", epochs="two"),
     chapter("06-outliers", "this notebook: epochs is 2.5 (float); allowed: int", epochs=2.5),
-    chapter("06-outliers", "learning_rate is -1.0; allowed: between 0 and 1", learning_rate=-1),
     chapter("02-data-and-models", "epochs is -2; allowed: 1 or more", epochs=-2),
-    chapter("04-memorized", "folds is 1; allowed: 3 or more", folds=1),
-    chapter("04-memorized", "num_images is 19; allowed: 0 for all, or at least 20, of wh", num_images=19),
+    chapter("04-mnist", "folds is 1; allowed: 3 or more", folds=1),
+    chapter("04-mnist", "num_images is 19; allowed: 0 for all, or at least 20, of wh", num_images=19),
     chapter("07-neighbors", "num_images is 5000 and folds is 3; digits has 1500 trai", num_images=5000),
     chapter(
         "02-data-and-models", "unknown experiment 'mnist-lr5' (did you mean mnist-lr", experiment="mnist-lr5"
@@ -128,10 +114,10 @@ PARAMETERS = [
     chapter("14-which-score", "repeats is 3; allowed: 4 or more", repeats=3),
     chapter("15-planted", "originals are asked for; allowed: at most the 1500 images give", ordinary=5000),
     chapter("16-duplicates", "lowest is 0.99; allowed: up to threshold, 0.97", lowest=0.99),
-    chapter("17-learning-rates", "unknown experiment 'digit' (did you mean digits-lr", other="digit"),
-    chapter("17-learning-rates", "other is patches; allowed: digits-lr3 at a smaller le", other="patches"),
-    chapter("17-learning-rates", "other is digits-lr3; allowed: digits-lr3 at a small", other="digits-lr3"),
-    chapter("18-correction", "in_place_of: unknown experiment 'celebs'", in_place_of="celebs"),
+    chapter("05-training", "unknown experiment 'digit' (did you mean digits-lr", other="digit"),
+    chapter("05-training", "other is patches; allowed: digits-lr3 at a smaller le", other="patches"),
+    chapter("05-training", "other is digits-lr3; allowed: digits-lr3 at a small", other="digits-lr3"),
+    chapter("09-cifar10", "epochs is given with released; allowed: neither", released="a", epochs=2),
     chapter("19-competition", "false_alarms is 1.0; allowed: between 0 and 1", false_alarms=1.0),
     chapter("20-gaming", "few_images is 120; allowed: fewer than the 120 of the other m", few_images=120),
     chapter("21-two-views", "models is 5, shrink 2; allowed: what leaves the last 20 images", models=5),
@@ -163,7 +149,6 @@ def _splits(folder: Path) -> None:
     pictures(folder / "test" / "dog" / "0.png")
 
 
-_ARCHIVES = ["cifar10-jpeg-train.zip", "cifar10-jpeg-test.zip"]
 _MNIST = [f"MNIST/raw/{part}-ubyte" for part in ("train-images-idx3", "train-labels-idx1")]
 _MNIST += [f"MNIST/raw/{part}-ubyte" for part in ("t10k-images-idx3", "t10k-labels-idx1")]
 _CELEBA = {"celeba/img_align_celeba": "", "celeba/list_eval_partition.txt": "000001.jpg 0\n000002.jpg 3"}
@@ -191,13 +176,6 @@ IMAGES = [
     data_files(
         "MNIST files that are not the published ones", "mnist", dict.fromkeys(_MNIST, ""), "is damaged"
     ),
-    data_files(
-        "one of the two archives of CIFAR-10 (JPEG)",
-        "cifar10-jpeg",
-        dict.fromkeys(_ARCHIVES[:1], ""),
-        "has no public source",
-    ),
-    data_files("archives that are none", "cifar10-jpeg", dict.fromkeys(_ARCHIVES, ""), "is damaged"),
     data_files(
         "an annotation of CelebA that is none", "celeba", _CELEBA, "line 2: expected FILE and 0, 1 or 2"
     ),
@@ -334,7 +312,6 @@ SURROUNDINGS = [
     call("memlib.runs.cost.cost(experiment, 24, 2, 20)", "channels is 2; allowed: 1, 3"),
     call('memlib.runs.cost.machine_limits(precision="half")', "precision is 'half'; allowed: float32, tf32"),
     call("memlib.chapters.notebook.record(median=[4])", "median is a list; allowed: a number or a string"),
-    call("extension.add_notice(None, {'in_place_of': 'celebs'})", "unknown experiment 'celebs'"),
 ]
 
 COMMANDS = [

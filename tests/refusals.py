@@ -207,9 +207,9 @@ def paper_figure(text: str, message: str) -> Case:
 
 
 def _small_book(folder: Path, **texts: str) -> None:
-    write_book(folder, index=notebook(), **{"04-memorized": notebook()})
-    listed = "chapters: [index]\ntemplates: [04-memorized]\nexperiments: {digits-lr3: digits}"
-    for file, text in ({"pages.yaml": listed, "quick.yaml": "experiments: {digits-lr3: {}}"} | texts).items():
+    write_book(folder, index=notebook(), **{"04-mnist": notebook()})
+    listed = "pages: [index, 04-mnist]"
+    for file, text in ({"pages.yaml": listed, "quick.yaml": "index: {}"} | texts).items():
         (folder / "book" / "params" / file).write_text(text)
 
 

@@ -16,7 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
 
-from book._ext.pages import ROOT, load_pages, toc_pages
+from book._ext.pages import ROOT, toc_pages
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -26,10 +26,11 @@ PAGES = [*toc_pages(ROOT), "search", "genindex"]
 WITH_WIDGETS = [name for name in PAGES if "explore" in name]
 # Pages that differ in their parts: cards, tables of numbers and of text, widgets, search.
 KINDS = [
-    *("book/index", "book/04-memorized-mnist-lr3", "book/25-files", "book/19-competition", "book/figures"),
-    *("book/23-explore-mnist-lr3", "book/status", "book/glossary", "book/bibliography", "search"),
+    *("book/index", "book/04-mnist", "book/25-files", "book/19-competition", "book/figures"),
+    *("book/23-explore", "book/status", "book/glossary", "book/bibliography", "search"),
 ]
 KINDS_FIRST = [pytest.param(name, marks=[] if name in KINDS else [pytest.mark.slow]) for name in PAGES]
+RESULTS = PAGES[1 : PAGES.index("book/23-explore")]  # their part of the table of contents is the first
 LARGEST_PAGE, WHOLE_SITE = 5e6, 60e6  # bytes
 
 
@@ -129,18 +130,7 @@ def serious(page: Page) -> list[str]:
     ]
 
 
-def pages() -> list[object]:
-    """All pages; those of a template after its first, which differ from it in numbers alone, are slow."""
-    notebooks = {f"book/{page.name}": page.notebook for page in load_pages("quick")}
-    listed, seen = [], set()
-    for name in PAGES:
-        notebook = notebooks.get(name, name)
-        listed.append(pytest.param(name, marks=[pytest.mark.slow] if notebook in seen else []))
-        seen.add(notebook)
-    return listed
-
-
-@pytest.mark.parametrize("name", pages())
+@pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_whole_alone_and_fits_a_phone(browser, tab, server, name):
     with Visit(browser, server, tab=tab) as visit:
         page = visit.open(name)
@@ -215,7 +205,7 @@ def test_every_link_leads_somewhere(site):
 
 
 def test_downloads_are_what_they_say(browser, server):
-    name = "book/04-memorized-mnist-lr3"
+    name = "book/15-planted"
     with Visit(browser, server) as visit:
         page = visit.open(name)
         offered = "a[download], a.btn-download-source-button"
@@ -233,6 +223,13 @@ def test_the_book_is_small(site):
     pages = {path.name: size for path, size in sizes.items() if path.suffix == ".html"}
     assert max(pages.values()) < LARGEST_PAGE, max(pages, key=pages.get)
     assert sum(sizes.values()) < WHOLE_SITE
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_the_first_figure_of_results_is_on_the_first_screen(browser, server, tab, name):
+    with Visit(browser, server, tab=tab) as visit:
+        figure = visit.open(name).locator("figure img:visible").first
+        assert figure.bounding_box()["y"] < 800
 
 
 def test_search_finds_pages(browser, base):
@@ -282,13 +279,13 @@ def test_an_image_that_a_filter_hides_is_chosen_no_more(browser, server):
 
 def test_figures_follow_the_theme(browser, base):
     with Visit(browser, base, dark=True) as visit:
-        page = visit.open("book/06-outliers-mnist-lr3")
+        page = visit.open("book/06-outliers")
         shown = page.eval_on_selector_all(
             "figure img", "all => all.filter(i => i.offsetParent).map(i => i.src)"
         )
         assert shown and all(src.endswith(".svg#dark") for src in shown)
     with Visit(browser, base) as visit:
-        page = visit.open("book/06-outliers-mnist-lr3")
+        page = visit.open("book/06-outliers")
         shown = page.eval_on_selector_all(
             "figure img", "all => all.filter(i => i.offsetParent).map(i => i.src)"
         )

@@ -51,12 +51,12 @@ def test_declared_parameters_pass(ran, cells):
     chapter.check_parameters(epochs=2)
 
 
-FIELDS = 'experiment: str = "mnist-lr3"  # name\nlearning_rate: float = 0.0  # a\nfolds: int = 3  # K'
+FIELDS = 'experiment: str = "mnist-lr3"  # name\nlearning_rate: float = 0.01  # a\nfolds: int = 3  # K'
 
 
 def test_parameters_are_an_experiment(ran):
     ran(FIELDS, CHECK)
-    assert chapter.chosen_experiment() == variant("mnist-lr3", folds=3)
+    assert chapter.chosen_experiment() == variant("mnist-lr3", folds=3, learning_rate=0.01)
     ran(FIELDS, "# Parameters\nexperiment = 'digits-lr4'\nlearning_rate = 0.5\n", CHECK)
     assert chapter.chosen_experiment() == variant("digits-lr4", folds=3, learning_rate=0.5)
     with pytest.raises(ValueError, match="folds is 1; allowed: 3 or more"):
@@ -101,7 +101,7 @@ def described(name, num_samples=4, ess=2.0, failing=0.0, khat=0.3, **fields):
 
 
 def test_describe_says_how_images_were_scored():
-    table = described("digits-lr3", num_samples=8, noise="paper", score_every=3)
+    table = described("digits-lr3", num_samples=8, noise="paper", score_every=3, folds=3)
     assert list(table) == ["this page"]
     rows = table["this page"]
     assert rows["training images"] == 5

@@ -1,20 +1,23 @@
 """How a page says how it was made."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 
+import nbformat
+import pytest
 import yaml
 from nbformat.v4 import new_code_cell
 from tinybook import FACTS, executed
 
-from book._ext.colophon import add_colophon, parameters_of
-from book._ext.pages import Page
+from book._ext.colophon import add_colophon, command, parameters_of
+from book._ext.pages import ROOT, Page, load_pages
 
 
 def closed(made, published: bool = False, **options: object) -> str:
-    add_colophon(
-        made, Page("score-one", "score", "A", None if published else {}), "laptop", "https://a", **options
-    )
+    add_colophon(made, Page("score", None if published else {}), "laptop", "https://a", **options)
     return made.cells[-1].source
 
 
@@ -54,11 +57,34 @@ def test_the_command_gives_papermill_the_very_values():
     source = "\n".join(
         f"{name}: {type(v).__name__} = {v!r}  # help" for name, v in (given | {"unset": 5}).items()
     )
-    command = re.search(r"```bash\n(.*?)\n```", closed(executed(source, **given)), re.DOTALL)[1]
-    assert all(len(line) <= 100 for line in command.splitlines())
-    program, source, target, option, values = shlex.split(command.replace("\\\n", " "))
+    printed = re.search(r"```bash\n(.*?)\n```", closed(executed(source, **given)), re.DOTALL)[1]
+    assert all(len(line) <= 100 for line in printed.splitlines())
+    program, source, target, option, values = shlex.split(printed.replace("\\\n", " "))
     assert (program, source, target, option) == (".venv/bin/papermill", "book/score.ipynb", "out.ipynb", "-y")
     found = yaml.safe_load(values)  # as Papermill does
     assert found == given
     assert {name: type(value) for name, value in found.items()} == {n: type(v) for n, v in given.items()}
     assert closed(executed()).count("out.ipynb\n```") == 1
+
+
+def test_a_page_of_released_runs_has_no_sizes_of_its_own():
+    source = "\n".join(f'{name}: str = ""  # {name}' for name in ("experiment", "other", "released", "seed"))
+    made = executed(f"{source}\nepochs: int = 3  # passes", experiment="one", released="published/runs")
+    text = closed(made, published=True)
+    assert "](https://a/tree/main/published/runs)" in text and "`epochs`" not in text
+    assert "Trained models are stored" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["02-data-and-models", "04-mnist"])
+def test_the_line_that_a_page_prints_makes_it_again(tmp_path, mnist_root, name):
+    """Of a page that trains, and of one that shows released runs."""
+    page = next(page for page in load_pages("quick") if page.name == name)
+    folder = "published/book" if page.parameters is None else "_build/test/_build/executed/book"
+    printed = command(page, nbformat.read(ROOT / folder / f"{name}.ipynb", 4))
+    _, source, _, *given = shlex.split(printed.replace("\\\n", " "))
+    line = [sys.executable, "-m", "papermill", "--no-progress-bar", source, tmp_path / "out.ipynb", *given]
+    environment = {**os.environ, "MEMLIB_RESULTS": str(tmp_path), "MEMLIB_DATA": str(mnist_root)}
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not nbformat.read(tmp_path / "out.ipynb", 4).metadata.papermill.exception

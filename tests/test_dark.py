@@ -149,6 +149,10 @@ def test_a_figure_is_written_once_for_each_theme(tmp_path):
         translator = Translator()
         visit_image(translator, nodes.image(uri=name, classes=["wide"]))
         assert "".join(translator.body) == expected
+    (tmp_path / "a.svg").write_text(PLAIN.replace("<svg", '<svg width="401pt"', 1))
+    translator = Translator()
+    visit_image(translator, nodes.image(uri="a.svg"))
+    assert translator.body[0] == '<span class="wide-figure" tabindex="0">'
 
 
 def test_the_ground_and_the_colors_on_paper_are_those_of_the_theme():

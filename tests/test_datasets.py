@@ -1,10 +1,8 @@
 """The data sets of the book and folders of images; what is refused is in bad_inputs.py."""
 
 import hashlib
-import io
 import pickle
 import socket
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +47,6 @@ def test_availability_needs_every_file(tmp_path):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     assert availability(tmp_path)["mnist"] == place
-    assert availability(tmp_path)["cifar10-jpeg"].endswith("memlib cannot download it")
     assert tuple(availability(tmp_path)) == DATASETS
 
 
@@ -202,27 +199,6 @@ def test_partial_cifar10_with_another_image_is_refused(cifar10_twice):
     sheet.write_bytes(b"PNG")
     with pytest.raises(ValueError, match=r"train-01.png is damaged"):
         load_images("cifar10-partial", root=root / "sheets")
-
-
-def test_jpeg_archives_are_read_by_class_and_name(tmp_path, monkeypatch):
-    for split, levels in (
-        ("train", {"cat/0001": 90, "airplane/0000": 200, "cat/0000": 30}),  # out of order
-        ("test", {"cat/0000": 7}),
-    ):
-        path = tmp_path / f"cifar10-jpeg-{split}.zip"
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, level in levels.items():
-                file = io.BytesIO()
-                Image.new("RGB", (32, 32), (level,) * 3).save(file, format="JPEG")
-                archive.writestr(f"{split}/{name}.jpg", file.getvalue())
-            archive.writestr(f"{split}/README", "no image")
-        monkeypatch.setitem(datasets.FILES["cifar10-jpeg"], path.name, None)
-
-    train, test = (load_images("cifar10-jpeg", split, tmp_path) for split in ("train", "test"))
-    assert (train.classes, train.labels.tolist()) == (("airplane", "cat"), [0, 1, 1])
-    levels = np.reshape([200, 30, 90], (3, 1, 1, 1))
-    np.testing.assert_array_equal(train.images, np.broadcast_to(levels, (3, 3, 32, 32)))
-    assert test.images.shape == (1, 3, 32, 32) and (test.images == 7).all()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 from vaes import E, generator, models, pictures, stacked
 
-from memlib.ensemble import Ensemble, draws, flipped, latent_means, perturbed, sample
+from memlib.ensemble import Ensemble, draws, flipped, sample
 from memlib.models import build_vae
 
 
@@ -21,18 +21,14 @@ def test_flips_mirror_about_half_of_the_images_and_only_those():
 def test_models_show_together_what_each_shows_by_itself(kind):
     """In several batches, in the order of the models."""
     model, images = stacked(*kind).train(), pictures(5, kind[-1])
-    x, noise, prior = images.flatten(1).expand(E, -1, -1), generator(0), generator(0)
-    parts = [perturbed(model.likelihood, part, noise, torch.float64) for part in x.split(3, dim=1)]
+    prior = generator(0)
     z = torch.cat([torch.randn(E, n, 4, generator=prior, dtype=torch.float64) for n in (4, 4, 2)], dim=1)
 
     drawn = sample(model, 10, kind[-1], generator(0), batch_size=4)
-    means = latent_means(model, images.numpy(), generator(0), batch_size=3)
-    assert drawn.dtype == np.uint8 and means.dtype == np.float64
+    assert drawn.dtype == np.uint8
     for e, vae in enumerate(models(*kind)):
         with torch.no_grad():
-            expected, _ = vae.train(False).encoder(torch.cat(parts, dim=1)[e])
-            pixels = vae.likelihood.pixels(*vae.decoder(z[e])) * 255
-        np.testing.assert_allclose(means[e], expected, rtol=1e-9, atol=1e-12)
+            pixels = vae.train(False).likelihood.pixels(*vae.decoder(z[e])) * 255
         np.testing.assert_allclose(drawn[e], pixels.reshape(-1, *images.shape[1:]), atol=0.501)
 
 

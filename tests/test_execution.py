@@ -28,9 +28,7 @@ def test_failing_page_is_named_and_the_others_finish(tmp_path, capsys):
     executed = tmp_path / "_build" / "executed" / "book"
     executed.mkdir(parents=True)
     nbformat.write(notebook(), executed / "bad.ipynb")
-    failed = execute_pages(
-        [Page("bad", "bad", None, {"epoch": 2}), Page("good", "good", None, {"epochs": 2})], tmp_path
-    )
+    failed = execute_pages([Page("bad", {"epoch": 2}), Page("good", {"epochs": 2})], tmp_path)
     assert failed == ["bad"]
     out, err = capsys.readouterr()
     assert re.search(r"bad +[\d.]+ s  FAILED", out) and re.search(r"good +[\d.]+ s\n", out)
@@ -47,7 +45,7 @@ def test_failing_page_is_named_and_the_others_finish(tmp_path, capsys):
     assert good.metadata.papermill.parameters == {"epochs": 2}
     facts = good.metadata.memlib
     where = {"processor", "gpu", "cores", "python", "torch", "memlib", "commit"}
-    assert facts.keys() == {"key", "source", "seconds", "date"} | where
+    assert facts.keys() == {"key", "seconds", "date"} | where
     assert facts.cores == int(threads) and facts.commit == "not a git checkout"
     assert str(tmp_path) not in json.dumps(good.metadata)
 
@@ -68,7 +66,7 @@ def test_a_kernel_that_does_not_start_is_started_once_more(tmp_path, capsys, dea
     """The book's folder, in which kernels start, has a launcher that first dies."""
     write_book(tmp_path, index=notebook("1"))
     (tmp_path / "ipykernel_launcher.py").write_text(LAUNCHER.format(deaths=deaths))
-    assert execute_pages([Page("index", "index", None, {})], tmp_path) == failed
+    assert execute_pages([Page("index", {})], tmp_path) == failed
     out, err = capsys.readouterr()
     message = "index: Kernel died before replying to kernel_info; it is started once more"
     assert out.splitlines().count(message) == 1
@@ -79,7 +77,7 @@ def test_a_kernel_that_does_not_start_is_started_once_more(tmp_path, capsys, dea
 def test_page_is_executed_again_only_when_something_changed(tmp_path, monkeypatch, capsys):
     write_book(tmp_path, index=notebook("import memlib\nmemlib.load_images"))
     monkeypatch.setattr(execution, "PACKAGE", shutil.copytree(ROOT / "memlib", tmp_path / "memlib"))
-    page = Page("index", "index", None, {"epochs": 2})
+    page = Page("index", {"epochs": 2})
     part = tmp_path / "_build" / "executed" / "book" / "index.part.ipynb"
     part.parent.mkdir(parents=True)
     part.write_text('{"cells": [')  # of a build that was killed
@@ -89,7 +87,7 @@ def test_page_is_executed_again_only_when_something_changed(tmp_path, monkeypatc
 
     keys = [page_key(page, tmp_path / "book")]
     assert keys[0] == nbformat.read(tmp_path / "_build/executed/book/index.ipynb", 4).metadata.memlib.key
-    keys.append(page_key(Page("index", "index", None, {"epochs": 3}), tmp_path / "book"))
+    keys.append(page_key(Page("index", {"epochs": 3}), tmp_path / "book"))
     for name in ("datasets.py", "__init__.pyi", "checks.py"):
         with open(tmp_path / "memlib" / name, "a") as file:
             file.write("\n")
@@ -133,7 +131,7 @@ def test_code_is_the_same_wherever_its_names_are_imported_from():
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_kernels(tmp_path, sent, status):
     code = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(99)"
-    write_book(tmp_path, index=notebook(code), score=notebook())
+    write_book(tmp_path, index=notebook(code), one=notebook(), two=notebook())
     write_params(tmp_path)
     # a shell that starts this in the background has interrupts ignored
     call = (

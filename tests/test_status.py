@@ -1,19 +1,15 @@
 """The status page."""
 
-import dataclasses
 import datetime
 import os
 import re
 from pathlib import Path
 
 import pytest
-from nbformat import NotebookNode
 from tinybook import executed, notebook, recorded
 
 from book._ext import status
 from book._ext.pages import Page, PaperFigure
-from memlib import variant
-from memlib.chapters import paper
 
 
 def written(root: Path, notebooks: dict, published: tuple[str, ...] = (), listed=(), **n: int) -> str:
@@ -21,7 +17,7 @@ def written(root: Path, notebooks: dict, published: tuple[str, ...] = (), listed
     paths = {
         name: recorded(made, root / f"{name}.ipynb", n=n.get(name, 0)) for name, made in notebooks.items()
     }
-    pages = [Page(name, name, None, None if name in published else {}) for name in paths]
+    pages = [Page(name, None if name in published else {}) for name in paths]
     return status.status_page(pages, notebooks, paths, root, "quick", [*(listed or notebooks)])
 
 
@@ -46,57 +42,18 @@ def test_every_page_has_a_row(tmp_path):
     assert row(text, "Built")[1].endswith(" UTC, at the size quick")
 
 
-def run(name: str, in_place_of: str = "", **fields: object) -> NotebookNode:
-    """A page that recorded a run."""
-    source = f'experiment: str = "{name}"  # a\nin_place_of: str = "{in_place_of}"  # b'
-    return executed(source, {"experiment": dataclasses.asdict(variant(name, **fields))})
-
-
-def test_a_run_is_set_beside_the_papers(tmp_path):
-    small = {"num_images": 0, "epochs": 25, "folds": 5, "repeats": 2, "num_samples": 64, "score_every": 5}
-    pages = {
-        "04-a": run("mnist-lr3", **small),
-        "05-a": run("mnist-lr3", **small),
-        "04-b": run("mnist-lr3", **small | {"num_images": 2000}),
-        "04-c": run("patches", in_place_of="celeba"),
-        "04-d": run("digits-lr3"),
-        "04-e": executed(),
-        "04-f": run("mnist-lr4", **{k: v for k, v in paper.settings("mnist-lr4").items() if k in small}),
-    }
-    n = {"04-a": 60_000, "05-a": 60_000, "04-c": 390, "04-f": 60_000}
-    rows = re.findall(r"^\* - `([a-z0-9-]+)`\n((?:  - .*\n)+)", written(tmp_path, pages, **n), re.MULTILINE)
-    assert [name for name, _ in rows] == ["mnist-lr3", "mnist-lr3", "celeba", "mnist-lr4"]
-    every, some, other, same = (cells.removeprefix("  - ").rstrip().split("\n  - ") for _, cells in rows)
-    assert every == [
-        *(
-            "60,000",
-            "2 x 5 of 10 x 10",
-            "25 of 100",
-            "64 of 256",
-            "proposal fitted instead of encoder; noise paired instead of paper",
-        ),
-        "[04](04-a.ipynb), [05](05-a.ipynb)",
-    ]
-    assert some[0] == "2,000 of 60,000" and some[-1] == "[04](04-b.ipynb)"
-    assert other[0] == f"390 of {paper.REPORTED['celeba'].num_images:,}"
-    assert other[4].startswith("images patches instead of celeba; likelihood gaussian instead of gaussian-sc")
-    assert same[:4] == ["60,000", "10 x 10", "100", "256"]
-    only = {name: pages[name] for name in ("04-d", "04-e")}
-    assert "No page of this book has a run that is in the paper." in written(tmp_path, only)
-
-
 def test_the_table_of_figures_is_made_from_what_pages_recorded(tmp_path):
-    pages = [Page("score-one", "score"), Page("index", "index")]
     figures = [
-        PaperFigure(7, "lines", "score-one", {"fig-a": "b"}),
+        PaperFigure(7, "lines", "one", {"fig-a": "b"}),
         PaperFigure(12, "dots", "index", {"fig-c": "", "fig-d": "b"}),
     ]
-    values = {"table_run": "a run", "table_paper": "4", "table_here": "5", "table_verdict": "holds"}
-    files = {"score-one": recorded(notebook(), tmp_path / "a.ipynb", **values)}
-    files["index"] = recorded(notebook(), tmp_path / "b.ipynb", **values | {"table_verdict": "differs"})
-    table = status.figure_table(figures, pages, files)
+    values = {"run": "a run", "paper": "4", "here": "5", "verdict": "holds"}
+    own, other = ({f"figure_{number}_{key}": text for key, text in values.items()} for number in (7, 12))
+    files = {"one": recorded(notebook(), tmp_path / "a.ipynb", **own)}
+    files["index"] = recorded(notebook(), tmp_path / "b.ipynb", **other | {"figure_12_verdict": "differs"})
+    table = status.figure_table(figures, files)
     assert row(table, "[7]") == [
-        "[7](score-one.ipynb): {ref}`b <fig-a-one>`",
+        "[7](one.ipynb): {ref}`b <fig-a>`",
         "lines",
         "a run",
         "4",
@@ -107,9 +64,9 @@ def test_the_table_of_figures_is_made_from_what_pages_recorded(tmp_path):
     assert (
         second[0] == "[12](index.ipynb): {ref}`figure <fig-c>`, {ref}`b <fig-d>`" and second[-1] == "differs"
     )
-    files["index"] = recorded(notebook(), tmp_path / "b.ipynb", table_run="a run")
-    with pytest.raises(ValueError, match="page index has not recorded table_paper, table_here, table_verd"):
-        status.figure_table(figures, pages, files)
+    files["index"] = recorded(notebook(), tmp_path / "b.ipynb", figure_12_run="a run")
+    with pytest.raises(ValueError, match="page index has not recorded figure_12_paper, figure_12_here, fig"):
+        status.figure_table(figures, files)
 
 
 REPORT = (

@@ -60,11 +60,9 @@ def write_book(root: Path, **notebooks: nbformat.NotebookNode) -> Path:
     return root
 
 
-def write_params(root: Path, size: str = "quick", templates: tuple = ("score",), **content: object) -> None:
-    """book/params: one chapter, templates, two experiments; and one size."""
-    experiments = {"one": "the first", "two": "second"}
-    listed = {"chapters": ["index"], "templates": list(templates), "experiments": experiments}
-    (root / "book" / "params" / "pages.yaml").write_text(yaml.safe_dump(listed))
+def write_params(root: Path, size: str = "quick", **content: object) -> None:
+    """book/params: an index and two other pages; and the parameters of one size."""
+    (root / "book" / "params" / "pages.yaml").write_text(yaml.safe_dump({"pages": ["one", "two", "index"]}))
     (root / "book" / "params" / f"{size}.yaml").write_text(yaml.safe_dump(content))
 
 

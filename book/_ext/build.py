@@ -18,11 +18,10 @@ from pathlib import Path
 import click
 import nbformat
 from book._ext.execution import ANSI, execute_pages, renewed, same_code
-from book._ext.pages import ROOT, Page, load_figures, load_pages, read_notebook, read_yaml, toc_pages
-from book._ext.scores import run_of, site_scores, write_run
+from book._ext.pages import ROOT, Page, load_figures, load_pages, read_notebook, toc_pages
+from book._ext.scores import site_scores
 from book._ext.status import figure_table, status_page
 
-import memlib
 from memlib.checks import check_known
 
 
@@ -34,20 +33,18 @@ def check_published(pages: Sequence[Page], root: Path) -> None:
     """BuildError, with the reasons, for published pages that `make published` would execute now."""
     taken = [page.name for page in pages if page.parameters is None]
     wanted = {page.name: page for page in load_pages("published", root / "book")} if taken else {}
-    reasons = {name: _outdated(name, wanted.get(name), root) for name in taken}
+    reasons = {name: _outdated(wanted[name], root) for name in taken}
     if refused := [f"{name}: {reason}" for name, reason in reasons.items() if reason]:
         raise BuildError(f"{'; '.join(refused)} (`make published` executes such pages)")
 
 
-def _outdated(name: str, page: Page | None, root: Path) -> str:
-    file = root / "published" / "book" / f"{name}.ipynb"
+def _outdated(page: Page, root: Path) -> str:
+    file = root / "published" / "book" / f"{page.name}.ipynb"
     if not file.exists():
         return "not part of this size and not in published/book/"
-    if page is None:
-        return "in published/book/, but not among the pages of params/published.yaml"
     executed = nbformat.read(file, 4)
-    if not same_code(executed, read_notebook(root / "book" / f"{page.notebook}.ipynb")):
-        return f"the code of book/{page.notebook}.ipynb has changed since it was published"
+    if not same_code(executed, read_notebook(root / "book" / f"{page.name}.ipynb")):
+        return f"the code of book/{page.name}.ipynb has changed since it was published"
     before, after = executed.metadata.get("papermill", {}).get("parameters", {}), page.parameters
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     both = [f"{name} is {before.get(name)!r} there and {after.get(name)!r}" for name in changed]
@@ -62,7 +59,6 @@ def stage(pages: Sequence[Page], root: Path, size: str = "laptop") -> Path:
 
     Raises:
         BuildError: a page was not executed, or the published one is outdated.
-        ValueError: a published score file that is not what its record says.
     """
     check_published(pages, root)
     folders = {True: root / "published" / "book", False: root / "_build" / "executed" / "book"}
@@ -75,14 +71,15 @@ def stage(pages: Sequence[Page], root: Path, size: str = "laptop") -> Path:
     shutil.copytree(root / "book", target / "book", ignore=others)
     notebooks = {name: nbformat.read(path, 4) for name, path in executed.items()}
     for page in pages:
+        staged = shutil.copy(executed[page.name], target / "book")
         if page.parameters is None:
-            source = read_notebook(root / "book" / f"{page.notebook}.ipynb")
+            source = read_notebook(root / "book" / f"{page.name}.ipynb")
             notebooks[page.name] = renewed(notebooks[page.name], source)
-        nbformat.write(notebooks[page.name], target / "book" / f"{page.name}.ipynb")
-    scores = site_scores(pages, notebooks, root / "published" / "scores", target / "scores")
+            nbformat.write(notebooks[page.name], staged)
+    scores = site_scores(pages, notebooks, target / "scores")
     (target / "book.json").write_text(json.dumps({"size": size, "scores": scores}))
     if figures := load_figures(root / "book", pages):
-        table = figure_table(figures, pages, executed)
+        table = figure_table(figures, executed)
         (target / "book" / "paper-figures.md").write_text(table, "utf-8")
     listed = [Path(name).name for name in toc_pages(root)]
     text = status_page(pages, notebooks, executed, root, size, listed)
@@ -156,11 +153,9 @@ def build_book(
 
 
 def publish(pages: Sequence[Page], root: Path, executed: Path) -> None:
-    """Put executed pages, the runs of experiments and the figure that README shows into published/."""
+    """Put executed pages, and the figure that README shows, into published/."""
     published = root / "published"
     (published / "book").mkdir(parents=True, exist_ok=True)
-    settings = read_yaml(root / "book" / "params" / "published.yaml", experiments=dict, chapters=dict)
-    runs = {}
     for page in pages:
         part = published / "book" / f"{page.name}.part.ipynb"
         shutil.copyfile(executed / f"{page.name}.ipynb", part)
@@ -168,11 +163,8 @@ def publish(pages: Sequence[Page], root: Path, executed: Path) -> None:
         for cell in notebook.cells:
             if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == "fig-extremes":
                 shown = (output.get("data", {}).get("image/svg+xml") for output in cell.outputs)
-                (published / f"extremes-{page.experiment}.svg").write_text(next(filter(None, shown)), "utf-8")
-        if page.experiment and page.notebook not in settings["chapters"] and (run := run_of(notebook)):
-            runs[page.experiment] = run
-    for name, run in runs.items():
-        write_run(name, run, memlib.stored(run), published / "scores")
+                name = (page.parameters or {})["experiment"]
+                (published / f"extremes-{name}.svg").write_text(next(filter(None, shown)), "utf-8")
 
 
 @click.command()

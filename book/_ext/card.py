@@ -1,15 +1,15 @@
 """Draw card.png, the picture of the book where a link to it is shared, into book/_static.
 
-To be run again when published/scores/mnist-lr3.parquet has changed; it needs MNIST under $MEMLIB_DATA.
+To be run again when the released run has changed; it needs MNIST under $MEMLIB_DATA.
 """
 
 import matplotlib.pyplot as plt
-import pyarrow.parquet as pq
 from book._ext.pages import ROOT
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 import memlib
+from memlib.chapters.results import released_run
 from memlib.figures import extreme_indices
 from memlib.figures.style import BLUE, STYLE, YELLOW, Floats, Images, number, tile
 
@@ -45,6 +45,6 @@ def card(images: Images, M: Floats) -> Figure:
 
 
 if __name__ == "__main__":
-    scores = pq.read_table(ROOT / "published/scores/mnist-lr3.parquet", columns=["index", "M"]).to_pandas()
-    drawn = card(memlib.load_images("mnist").images[scores["index"]], scores["M"].to_numpy())
+    run = released_run("mnist-lr3", ROOT / "published" / "runs" / "small")
+    drawn = card(run.images.images, memlib.memorization(run.paper).M[-1].values)
     drawn.savefig(ROOT / "book/_static/card.png", dpi=DPI, metadata={"Software": None})

@@ -61,6 +61,10 @@ def add_colophon(
             f"[record of the run (JSON)](../scores/{scores.stem}.json)",
         ]
     facts, parameters = notebook.metadata["memlib"], parameters_of(notebook)
+    if released := parameters.get("released", ("", ""))[0]:
+        links.append(f"[the released log p(x) (Parquet)]({repository}/tree/main/{released})")
+        shown = "experiment", "other", "released", "seed"  # the runs have their own sizes
+        parameters = {name: parameters[name] for name in shown}
     date = datetime.datetime.fromisoformat(facts["date"]).astimezone(datetime.UTC)
     versions = ", ".join(f"{name} {facts[name.lower()]}" for name in ("Python", "torch", "memlib"))
     rows = [
@@ -80,7 +84,7 @@ def add_colophon(
         size=size,
         date=date,
         facts=list_table(rows),
-        models=models if "experiment" in parameters else "",
+        models=models if "experiment" in parameters and not released else "",
         parameters=list_table([("Parameter", "Value", "Meaning"), *values]) if values else "",
         command=command(page, notebook),
         repository=repository,
@@ -92,6 +96,6 @@ def command(page: Page, notebook: NotebookNode) -> str:
     """The command that executes a page's notebook with the parameters that it was executed with."""
     given = notebook.metadata.get("papermill", {}).get("parameters", {})
     ordered = {name: given[name] for name in parameters_of(notebook) if name in given}
-    line = f".venv/bin/papermill book/{page.notebook}.ipynb out.ipynb"
+    line = f".venv/bin/papermill book/{page.name}.ipynb out.ipynb"
     values = yaml.safe_dump(ordered, default_flow_style=True, sort_keys=False, allow_unicode=True, width=56)
     return f"{line} \\\n  -y {shlex.quote(values.strip())}" if ordered else line

@@ -17,6 +17,8 @@ DARK = {f"#{c}": dark for c, dark in re.findall(r"--c(\w+):(#\w+)", SHEET.partit
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _STYLE = re.compile(r'\sstyle="([^"]*)"')
 _PAINT = re.compile(r"(?<![\w-])(?:fill|stroke): ((?!none\b|url\()[^;]+)")
+_WIDTH = re.compile(r'<svg\b[^>]*\swidth="([\d.]+)pt"')
+WIDE = 400.0  # points; what is wider has text that a phone would shrink beyond reading
 _HATCHED = re.compile(r'\sfill="(#\w+)"')  # the ground of hatches is no style
 
 
@@ -36,20 +38,28 @@ def themed(svg: str) -> str:
 
 def is_figure(file: Path) -> bool:
     """Whether an image is an SVG that Matplotlib drew in colors of `DARK`; others keep a light ground."""
+    return bool(_figure(file))
+
+
+def _figure(file: Path) -> str:
+    """The text of such an image, empty for others."""
     if file.suffix != ".svg" or not file.exists():
-        return False
+        return ""
     svg = file.read_text("utf-8")
-    return '<g id="figure_1">' in svg and not unknown_colors(svg)
+    return svg if '<g id="figure_1">' in svg and not unknown_colors(svg) else ""
 
 
 def visit_image(translator: Any, node: nodes.image) -> None:
     """Write a figure twice in HTML, for the light and for the dark theme, and any other image once."""
     write, classes = type(translator).visit_image, node["classes"]
-    if not is_figure(Path(translator.builder.srcdir) / node["uri"]):
+    if not (svg := _figure(Path(translator.builder.srcdir) / node["uri"])):
         write(translator, node)
         return
-    # The theme hides every caption that is a sibling of a hidden image: the span keeps them apart.
-    translator.body.append("<span>")
+    # The theme hides every caption that is a sibling of a hidden image: the span keeps them apart. A phone
+    # scrolls what is wide in it, which a keyboard must reach.
+    width = _WIDTH.search(svg)
+    wide = width and float(width[1]) > WIDE
+    translator.body.append('<span class="wide-figure" tabindex="0">' if wide else "<span>")
     for theme, end in (("light", ""), ("dark", "#dark")):
         node["classes"] = [*classes, f"only-{theme}"]
         write(translator, node)

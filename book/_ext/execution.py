@@ -62,12 +62,16 @@ def commit(root: Path) -> str:
 
 
 def page_key(page: Page, book_dir: Path) -> str:
-    """A hash of all that determines an executed page: notebook, parameters, what it imports, libraries."""
+    """A hash of what determines an executed page: notebook, parameters, released runs, imports, libraries."""
     libraries = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "xarray", "matplotlib")
     versions = {name: importlib.metadata.version(name) for name in libraries}
     key = hashlib.sha256(json.dumps([page.name, page.parameters, versions], sort_keys=True).encode())
-    notebook = book_dir / f"{page.notebook}.ipynb"
-    for file in (notebook, *needed_files(read_notebook(notebook))):
+    notebook = book_dir / f"{page.name}.ipynb"
+    given, released = page.parameters or {}, []
+    if given.get("released"):
+        folder = book_dir.parent / given["released"]
+        released = sorted(file for k in ("experiment", "other") for file in (folder / given[k]).glob("*"))
+    for file in (notebook, *needed_files(read_notebook(notebook)), *released):
         key.update(f"\0{file.name}\0".encode() + file.read_bytes())
     return key.hexdigest()
 
@@ -217,7 +221,7 @@ def _execute(page: Page, root: Path, target: Path, facts: Mapping[str, Any]) -> 
     os.chdir(root)
     started, note, failure = time.monotonic(), "", ""
     # Papermill writes the paths into the notebook.
-    paths = f"book/{page.notebook}.ipynb", str(part.relative_to(root))
+    paths = f"book/{page.name}.ipynb", str(part.relative_to(root))
     execute = functools.partial(papermill.execute_notebook, kernel_name="python3", progress_bar=False)
     try:
         try:

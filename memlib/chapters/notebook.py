@@ -36,23 +36,25 @@ def check_parameters(**minimum: int) -> None:
     Raises:
         ValueError: naming the parameter, what is allowed, and the nearest declared name.
     """
-    _parameters(minimum)
+    parameters(**minimum)
 
 
 def chosen_experiment(**minimum: int) -> Experiment:
     """The experiment that a notebook's parameters name, with the values that they give to its fields.
 
-    A learning rate of 0 leaves the experiment its own. Arguments and errors are those of `check_parameters`.
+    Arguments and errors are those of `check_parameters`.
     """
-    values = _parameters(minimum)
+    declared, given = parameters(**minimum)
+    values = declared | given
     fields = {f.name: values[f.name] for f in dataclasses.fields(Experiment) if f.name in values}
-    if not fields.get("learning_rate"):
-        fields["learning_rate"] = None
     return variant(values["experiment"], **fields)
 
 
-def _parameters(minimum: dict[str, int]) -> dict[str, Any]:
-    """All parameters of the notebook by name, checked; empty outside of a notebook."""
+def parameters(**minimum: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters that the notebook declares, and those that were given, by name; checked.
+
+    Both are empty outside of a notebook. Arguments and errors are those of `check_parameters`.
+    """
     shell = _shell()
     history = shell.user_ns.get("In", []) if shell is not None else []
     injected: dict[str, Any] = {}
@@ -61,10 +63,10 @@ def _parameters(minimum: dict[str, int]) -> dict[str, Any]:
             check_values(declared, injected, "this notebook")
             for name, least in minimum.items():
                 check_range(least, **{name: injected.get(name, least)})
-            return _defaults(source) | injected
+            return _defaults(source), injected
         # Papermill puts its cell directly behind the parameters; a later run by hand may come in between.
         injected = injected or _injected(source)
-    return {}
+    return {}, {}
 
 
 def describe(result: xr.Dataset) -> pd.DataFrame:
@@ -82,25 +84,7 @@ def describe(result: xr.Dataset) -> pd.DataFrame:
     request, runs = json.loads(result.request), json.loads(result.runs)
     sizes = result.sizes
 
-    def rows(r: dict[str, Any], n: int, L: int, K: int) -> dict[str, Any]:
-        return {
-            "data set": r["images"],
-            "training images": n,
-            "models (repeats x folds)": f"{L} x {K} = {L * K}, and one of all images",
-            "model": f"{r['architecture']}, {r['likelihood']} likelihood, Z = {r['latent_dim']}"
-            + (f", F = {r['width']}" if r["architecture"] == "conv" else ""),
-            "epochs": r["epochs"],
-            "learning rate, batch size": f"{r['learning_rate']:g}, {r['batch_size']}",
-            "log p(x)": f"every {r['score_every']} epochs, {r['num_samples']} importance samples"
-            + (", more where k-hat fails" if r["proposal"] == "fitted" else ""),
-            "proposal": {"fitted": "fitted to every image and model", "encoder": "the encoder's"}[
-                r["proposal"]
-            ],
-            "versions of an image": f"{r['versions']}, "
-            + ("the same for all models" if r["noise"] == "paired" else "redrawn for each model"),
-        }
-
-    here = rows(request, sizes["observation"], sizes["repeat"], sizes["fold"])
+    here = settings_rows(request, sizes["observation"], sizes["repeat"])
     if sizes["epoch"] < len(range(0, request["epochs"], request["score_every"])):
         here["log p(x)"] += f"; here of epoch {', '.join(map(str, result.epoch.values))} alone"
     last = result.isel(epoch=-1)
@@ -120,11 +104,36 @@ def describe(result: xr.Dataset) -> pd.DataFrame:
     table = {"this page": here}
     for name, reported in REPORTED.items():
         asked = EXPERIMENTS[name]
-        if (asked.images, asked.learning_rate) == (request["images"], request["learning_rate"]):
+        same = "images", "learning_rate", "likelihood", "latent_dim"
+        if all(getattr(asked, field) == request[field] for field in same):
             paper = settings(name)
-            table["paper"] = rows(paper, reported.num_images, paper["repeats"], paper["folds"])
+            table["paper"] = settings_rows(paper, reported.num_images, paper["repeats"])
             table["paper"]["device"] = "GTX 1660 SUPER; all experiments about 200 hours"
     return pd.DataFrame(table).fillna("")
+
+
+def settings_rows(request: Mapping[str, Any], n: int, L: int) -> dict[str, Any]:
+    """The rows of a table that say how n images were scored with L repeats.
+
+    Args:
+        request: the fields of the experiment by name.
+    """
+    K = request["folds"]
+    proposals = {"fitted": "fitted to every image and model", "encoder": "the encoder's"}
+    return {
+        "data set": request["images"],
+        "training images": n,
+        "models (repeats x folds)": f"{L} x {K} = {L * K}, and one of all images",
+        "model": f"{request['architecture']}, {request['likelihood']} likelihood, Z = {request['latent_dim']}"
+        + (f", F = {request['width']}" if request["architecture"] == "conv" else ""),
+        "epochs": request["epochs"],
+        "learning rate, batch size": f"{request['learning_rate']:g}, {request['batch_size']}",
+        "log p(x)": f"every {request['score_every']} epochs, {request['num_samples']} importance samples"
+        + (", more where k-hat fails" if request["proposal"] == "fitted" else ""),
+        "proposal": proposals[request["proposal"]],
+        "versions of an image": f"{request['versions']}, "
+        + ("the same for all models" if request["noise"] == "paired" else "redrawn for each model"),
+    }
 
 
 def record_run(result: xr.Dataset) -> None:
@@ -228,8 +237,6 @@ def check_values(declared: Mapping[str, str], given: Mapping[str, Any], where: s
         if types and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
             kind = type(value).__name__
             raise ValueError(f"{where}: {name} is {value!r} ({kind}); allowed: {declared[name]}")
-    if given.get("in_place_of"):
-        check_known("experiment", given["in_place_of"], EXPERIMENTS, f"{where}, in_place_of: ")
     if 0 < given.get("num_images", 0) < FEWEST_IMAGES:
         raise ValueError(
             f"{where}: num_images is {given['num_images']}; allowed: 0 for all, or at least {FEWEST_IMAGES}, "

@@ -1,16 +1,14 @@
-"""What the paper reports, and how a run compares with it (chapters 04 to 07, 17 and 18).
+"""What the paper reports, and how a run compares with it (chapters 04 to 11).
 
 Source of all numbers: van den Burg & Williams (2021), text, figures and supplement.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
@@ -19,10 +17,9 @@ from memlib.experiment import EXPERIMENTS
 from memlib.inference import Corrected
 
 Bins = tuple[float, float, float]
-Row = dict[str, str]  # of the table of figures: `paper`, `here`, `verdict`, as `table_row` takes them
+Row = dict[str, str]  # of the table of figures: `paper`, `here`, `verdict`
 Estimate = tuple[float, float]  # a number and its standard error over repeats
 
-NEIGHBORS_CLAIM = "the distance ratio is unrelated to memorization"
 WEAK = 0.1  # rank correlations up to here count as no relation
 
 
@@ -49,10 +46,11 @@ REPORTED: dict[str, Reported] = {
         "mnist", 60_000, 3.5, -13, 80, log_p=(-160, -30, 10), scores=(-15, 60, 2), density=(-15, 35)
     ),
     "cifar10": Reported("cifar10", 50_000),
-    "cifar10-jpeg": Reported("cifar10", 50_000),
+    "cifar10-partial": Reported("cifar10", 50_000),
     "celeba": Reported(
         "celeba", 162_770, 60, -450, 6500, tolerance=6, log_p=(-17_000, -11_000, 500), scores=(-550, 3200, 50)
     ),
+    "cifar10-as-celeba": Reported("celeba", 162_770, 60, -450, 6500),  # whose bins do not fit other images
 }
 
 
@@ -78,66 +76,13 @@ def score_bins(experiment: str, M: ArrayLike) -> Bins:
     return float(edges[1] - edges[0]), float(edges[0]), float(edges[-1])
 
 
-def table_row(
-    experiment: str, result: xr.Dataset, paper: str, here: str, verdict: str, in_place_of: str = ""
-) -> Row:
-    """A page's row of the table of figures, to be recorded with the page's headlines.
-
-    Args:
-        experiment: the name in `memlib.EXPERIMENTS` that the run is a variant of.
-        result: what `memlib.run` returned.
-        paper, here, verdict: what the paper reports, the same of this run, and how the two compare.
-        in_place_of: the experiment whose data are absent; this run stands in for it, and is not compared.
-
-    Returns:
-        The strings table_run, table_paper, table_here and table_verdict; compared, the verdict alone; and
-        differences, in what the run is not the paper's: first in what it is smaller.
-    """
-    check_known("experiment", experiment, EXPERIMENTS)
-    request, sizes, asked = json.loads(result.request), result.sizes, EXPERIMENTS[experiment]
-    n, L, K = (sizes[dim] for dim in ("observation", "repeat", "fold"))
-    other_ways = {
-        "shared noise": request["noise"] == "paired",
-        "fitted proposals": request["proposal"] == "fitted",
-        f"{request['versions']} versions of an image": request["versions"] > 1,
-    }
-    smaller, others = [], [way for way, taken in other_ways.items() if taken]
-    if reported := REPORTED.get(experiment):
-        pairs = {
-            "images": (n, reported.num_images),
-            "models": (L * K, asked.repeats * asked.folds),
-            "epochs": (request["epochs"], asked.epochs),
-            "feature width": (request["width"], asked.width),
-        }
-        if request["proposal"] == "encoder":  # of fitted ones, fewer reach further
-            pairs["importance samples"] = request["num_samples"], asked.num_samples
-        smaller = [f"{ours} of {theirs} {name}" for name, (ours, theirs) in pairs.items() if ours < theirs]
-        if request["images"] != reported.images:
-            others.append(f"{request['images']} instead of {reported.images}")
-        if request["learning_rate"] != asked.learning_rate:
-            others.append(f"learning rate {request['learning_rate']:g} instead of {asked.learning_rate:g}")
-            verdict = f"at another learning rate: {verdict}"
-    if in_place_of:
-        verdict = f"not compared: another data set, {in_place_of} is not here"
-    run = f"{request['images']}, {n} images, {L} x {K} models, {request['epochs']} epochs"
-    run, differences = f"{run}, S = {request['num_samples']}", ", ".join([*smaller, *others])
-    return {
-        "table_run": f"{run} ({differences})" if differences else run,
-        "table_paper": paper,
-        "table_here": here,
-        "table_verdict": f"reduced run: {verdict}" if smaller and not in_place_of else verdict,
-        "compared": verdict,
-        "differences": differences or "nothing",
-    }
-
-
 def extremes(experiment: str, M: ArrayLike) -> Row:
     """The range of M (n,), in nats, beside that of an experiment.
 
     Ends of the range are of the same order where neither is more than three times the other.
     """
     lowest, median, highest = np.min(M), np.median(M), np.max(M)
-    here = f"M from {_number(lowest)} to {_number(highest)}, median {median:.1f} nats"
+    here = f"M from {_number(lowest)} to {_number(highest)}, median {_number(median, 1)} nats"
     reported = REPORTED.get(experiment)
     if reported is None:
         return {"paper": "nothing", "here": here, "verdict": "not one of the paper's experiments"}
@@ -159,7 +104,8 @@ def corrected_words(relation: Corrected) -> str:
     """A corrected rank correlation with its interval, or that it cannot be told."""
     if not np.isfinite(relation.corrected):
         return "not known, as the gaps of two halves of the repeats do not agree"
-    return f"{relation.corrected:.2f} ({relation.low:.2f} to {relation.high:.2f})"
+    words = f"{relation.corrected:.2f} ({relation.low:.2f} to {relation.high:.2f})"
+    return words.replace("-", "\N{MINUS SIGN}")
 
 
 def outliers(relation: Corrected, in_lowest: float, null: float) -> Row:
@@ -202,7 +148,7 @@ def training(growth: Sequence[Estimate], less: Estimate, q95: tuple[float, float
     for sign, words in ((0, "undecided at this size:"), (-1, "does not hold: the opposite of")):
         if these := [name for name, its in zip(names, found, strict=True) if its == sign]:
             verdict = f"{words} {', '.join(these)}"
-    spans = [f"{mean:.2f} ± {error:.2f}" for mean, error in (*growth, less)]
+    spans = [f"{_number(mean, 2)} ± {error:.2f}" for mean, error in (*growth, less)]
     return {
         "paper": "memorization grows during training, and is less at the smaller learning rate",
         "here": f"the mean gap grows by {spans[0]} nats, by {spans[1]} at the smaller rate, and ends "
@@ -211,21 +157,17 @@ def training(growth: Sequence[Estimate], less: Estimate, q95: tuple[float, float
     }
 
 
-def neighbors(relation: Corrected, rank: float, null: float, published: float, found: float) -> Row:
+def neighbors(relation: Corrected, found: float) -> Row:
     """Do nearest neighbors not see memorization?
 
     Args:
-        relation: of the gap with the corrected distance ratio. It decides: the bias of M goes with the
-            distances too.
-        rank, null, published: rank correlation of M with the ratio; where nothing is memorized; and with the
-            ratio as the published code computes it.
+        relation: of the gap with the corrected distance ratio.
         found: share of the top 5 % by gap among the 5 % with the largest ratio, 0..1.
     """
     return {
-        "paper": NEIGHBORS_CLAIM,
-        "here": f"corrected rank correlation with the gap {corrected_words(relation)}; with M {rank:.2f}, "
-        f"{null:.2f} where nothing is memorized, {published:.2f} as published; the 5 % largest ratios hold "
-        f"{found:.0%} of the top 5 % by gap",
+        "paper": "the distance ratio is unrelated to memorization",
+        "here": f"corrected rank correlation with the gap {corrected_words(relation)}; the 5 % largest "
+        f"ratios hold {found:.0%} of the top 5 % by gap",
         "verdict": neighbors_verdict(relation.corrected, relation.low, relation.high),
     }
 
@@ -237,7 +179,7 @@ def neighbors_verdict(rank: float, low: float, high: float) -> str:
     if -WEAK < low and high < WEAK:
         return f"holds as observed: no relation, or one within ±{WEAK:g}"
     if low <= WEAK and high >= -WEAK:
-        return f"undecided: within ±{WEAK:g} or beyond"
+        return f"undecided: the interval is neither within ±{WEAK:g} nor beyond"
     return f"does not hold: the ratio {'rises' if rank > 0 else 'falls'} with memorization"
 
 
@@ -248,5 +190,6 @@ def settings(experiment: str) -> dict[str, Any]:
     return dataclasses.asdict(EXPERIMENTS[experiment]) | own
 
 
-def _number(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}"
+def _number(value: float, decimals: int | None = None) -> str:
+    decimals = (0 if abs(value) >= 10 else 1) if decimals is None else decimals
+    return f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")

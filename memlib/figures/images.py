@@ -49,22 +49,28 @@ def extremes(images: Images, M: ArrayLike, count: int = 15) -> Figure:
 
     Args:
         images, M: (n, C, H, W), and (n,) in nats.
-        count: images per panel, at least 1, five per row; all n where there are fewer.
+        count: images per panel, at least 1, eight per row; all n where there are fewer.
 
     Source: paper, figures 2, 7, 8 and 9.
     """
     images = check_images(images)
     M = check_array("M", M, len(images))
     panels = extreme_indices(M, min(count, len(M)))
-    gap, title = 0.24, 0.46
-    size = (WIDTH - 2 * gap) / 15
-    figure = plt.figure(figsize=(WIDTH, title + -(-len(panels[0]) // 5) * size))
+    width, columns, gap, title = (
+        5.2,
+        8,
+        0.12,
+        0.26,
+    )  # narrow, so that a phone shrinks no image below 40 pixels
+    size = width / columns
+    height = title + -(-len(panels[0]) // columns) * size + gap
+    figure = plt.figure(figsize=(width, 3 * height))
     for k, name in enumerate(("(a) lowest", "(b) near the median", "(c) highest")):
-        left, scores = k * (5 * size + gap), M[panels[k]]
-        text = f"{name}\n$M$ {number(scores[0])} to {number(scores[-1])} nats"
-        figure.text(left / WIDTH, 1, text, va="top", fontsize=10.5, linespacing=1.35)
+        top, scores = k * height + gap, M[panels[k]]
+        text = f"{name}: $M$ {number(scores[0])} to {number(scores[-1])} nats"
+        figure.text(0, 1 - top / (3 * height), text, va="top", fontsize=10.5)
         for i, image in enumerate(images[panels[k]]):
-            tile(figure, image, left + i % 5 * size, title + i // 5 * size, size)
+            tile(figure, image, i % columns * size, top + title + i // columns * size, size)
     return figure
 
 

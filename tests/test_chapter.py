@@ -51,6 +51,13 @@ def test_declared_parameters_pass(ran, cells):
     chapter.check_parameters(epochs=2)
 
 
+def test_without_a_history_annotations_tell_what_is_declared(monkeypatch):
+    names = {"In": [""]}
+    exec(PARAMETERS, names)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(user_ns=names))
+    assert chapter.parameters() == ({"experiment": "one", "epochs": 4, "rate": 0.1}, {})
+
+
 FIELDS = 'experiment: str = "mnist-lr3"  # name\nlearning_rate: float = 0.01  # a\nfolds: int = 3  # K'
 
 

@@ -24,6 +24,7 @@ _MENDED = {
     '<div class="math notranslate nohighlight"': '<div tabindex="0" class="math notranslate nohighlight"',
     '<div role="list" class="citation-list">': '<div class="citation-list">',
 }
+_PERCENT = re.compile(r"(?<=\d) %(?=[\s.,;:)<])")  # which must not begin a line
 # A number from a computation, as text.
 _GLUED = re.compile(r'<span class="pasted-text">[^<]*-[^<]*</span>')
 
@@ -54,7 +55,8 @@ def setup(app: Sphinx) -> None:
     def mend(app: Sphinx, docname: str, template: str, context: dict[str, Any], *_: object) -> None:
         for before, after in _MENDED.items():
             context["body"] = context.get("body", "").replace(before, after)
-        context["body"] = _GLUED.sub(_true_minus, context.get("body", ""))
+        body = _GLUED.sub(_true_minus, context.get("body", ""))
+        context["body"] = _PERCENT.sub("\N{NO-BREAK SPACE}%", body)
 
     app.connect("source-read", read)
     app.connect("doctree-read", gather_tabs)

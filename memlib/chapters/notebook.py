@@ -66,7 +66,9 @@ def parameters(**minimum: int) -> tuple[dict[str, Any], dict[str, Any]]:
             return _defaults(source), injected
         # Papermill puts its cell directly behind the parameters; a later run by hand may come in between.
         injected = injected or _injected(source)
-    return {}, {}
+    # Where cells leave no history, as in nbval, their annotations tell what they declare.
+    names = shell.user_ns if shell is not None else {}
+    return {name: names[name] for name in names.get("__annotations__", {})}, {}
 
 
 def describe(result: xr.Dataset) -> pd.DataFrame:

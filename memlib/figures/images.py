@@ -44,12 +44,13 @@ def extreme_indices(M: ArrayLike, count: int = 15) -> tuple[Ints, Ints, Ints]:
 
 
 @styled
-def extremes(images: Images, M: ArrayLike, count: int = 15) -> Figure:
+def extremes(images: Images, M: ArrayLike, count: int = 15, name: str = "$M$") -> Figure:
     """Show the images with the lowest, nearest-to-median and highest scores, ascending from the top left.
 
     Args:
         images, M: (n, C, H, W), and (n,) in nats.
         count: images per panel, at least 1, eight per row; all n where there are fewer.
+        name: of the score.
 
     Source: paper, figures 2, 7, 8 and 9.
     """
@@ -65,9 +66,9 @@ def extremes(images: Images, M: ArrayLike, count: int = 15) -> Figure:
     size = width / columns
     height = title + -(-len(panels[0]) // columns) * size + gap
     figure = plt.figure(figsize=(width, 3 * height))
-    for k, name in enumerate(("(a) lowest", "(b) near the median", "(c) highest")):
+    for k, which in enumerate(("(a) lowest", "(b) near the median", "(c) highest")):
         top, scores = k * height + gap, M[panels[k]]
-        text = f"{name}: $M$ {number(scores[0])} to {number(scores[-1])} nats"
+        text = f"{which}: {name} {number(scores[0])} to {number(scores[-1])} nats"
         figure.text(0, 1 - top / (3 * height), text, va="top", fontsize=10.5)
         for i, image in enumerate(images[panels[k]]):
             tile(figure, image, i % columns * size, top + title + i // columns * size, size)

@@ -168,4 +168,4 @@ def test_prune_frees_the_models_of_what_was_run(first, tmp_path):
 def test_data_lists_every_set_and_where_it_is(tmp_path):
     lines = call(f"data --root {tmp_path}").output.splitlines()
     assert lines[0].split() == ["digits", "bundled", "with", "scikit-learn"]
-    assert len(lines) == 7 and str(tmp_path) in lines[2]
+    assert len(lines) == 6 and str(tmp_path) in lines[2]

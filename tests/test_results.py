@@ -17,7 +17,10 @@ SAID = {"paper": "p", "here": "h", "verdict": "v"}
 def shown(name: str, n: int, L: int, **changes) -> Shown:
     """As much of a run as comparisons read."""
     spec = variant(name, **changes)
-    scored = xr.Dataset({"log_px": (("observation", "repeat", "fold"), np.zeros((n, L, spec.folds)))})
+    log_px = ("observation", "repeat", "fold"), np.zeros((n, L, spec.folds))
+    scored = xr.Dataset(
+        {"log_px": log_px}, coords={"epoch": [50, 100] if spec.learning_rate > 1e-4 else [100]}
+    )
     return Shown(name, spec, scored, scored)
 
 
@@ -73,7 +76,9 @@ def test_released_runs_need_as_many_repeats_as_a_page_asks_for(monkeypatch):
     given = {"experiment": "digits-lr3", "other": "digits-lr4", "released": "somewhere"}
     monkeypatch.setattr(results, "parameters", lambda **minimum: (given, {}))
     monkeypatch.setattr(results, "released_run", lambda name, folder: shown(name, 20, 1))
-    assert [run.name for run in results.shown_runs(rates=True, folds=3)] == ["digits-lr3", "digits-lr4"]
+    fast, slow = results.shown_runs(rates=True, folds=3)
+    assert (fast.name, slow.name) == ("digits-lr3", "digits-lr4")
+    assert fast.paper.epoch == slow.paper.epoch == [100]  # those that both have
     with pytest.raises(ValueError, match="repeats of the released run digits-lr3 is 1; allowed: 2 or more"):
         results.shown_runs(repeats=2)
 

@@ -121,7 +121,13 @@ def shown_runs(rates: bool = False, **minimum: int) -> list[Shown]:
         smaller = two.learning_rate < one.learning_rate
         if not smaller or two != dataclasses.replace(one, learning_rate=two.learning_rate):
             raise ValueError(f"other is {names[1]}; allowed: {names[0]} at a smaller learning rate")
-    return runs if folder else [_trained(spec, name) for spec, name in zip(specs, names, strict=True)]
+    if not folder:
+        runs = [_trained(spec, name) for spec, name in zip(specs, names, strict=True)]
+    if not rates:
+        return runs
+    # Of a run that was scored before, models of earlier epochs may be gone.
+    common = np.intersect1d(*(run.paper.epoch for run in runs))
+    return [dataclasses.replace(run, paper=run.paper.sel(epoch=common)) for run in runs]
 
 
 def released_run(name: str, folder: str | Path) -> Shown:

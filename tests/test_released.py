@@ -64,6 +64,15 @@ def test_units_are_done_once_wherever_they_are_kept_and_read_as_a_run(root):
     assert np.isfinite(memlib.memorization(run).gap).all()
 
 
+def test_no_more_samples_are_released_than_a_checkout_has_room_for(root, monkeypatch):
+    monkeypatch.setattr("book._ext.runs.SAMPLES", 5 * 32 * 32 + 1)
+    planned = load_plan(root / "book")[0]["digits"]
+    compute_unit(planned, None)
+    pack(planned, root)
+    kept = read_full(planned.packed(None, root), planned.request)
+    assert kept["samples"].shape == (5, 1, 32, 32) and kept["train_loss"].shape == (2,)
+
+
 def test_a_model_is_the_same_whoever_computes_it(root):
     planned = load_plan(root / "book")[0]["digits"]
     both = []

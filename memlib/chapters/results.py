@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import ArrayLike
+from scipy.stats import rankdata
 
 import memlib
 from memlib.chapters import notebook, paper
 from memlib.chapters.notebook import parameters, settings_rows
-from memlib.checks import check_range
+from memlib.checks import Floats, check_range
 from memlib.data import ImageSet
 from memlib.experiment import Experiment, variant
 from memlib.runs.released import read_run
@@ -146,6 +148,16 @@ def _trained(spec: Experiment, name: str) -> Shown:
     scored = memlib.run(dataclasses.replace(spec, proposal="encoder", noise="paper"))
     fitted = memlib.run(spec)
     return Shown(name, spec, scored, fitted.isel(epoch=[-1]))
+
+
+def log_p(run: xr.Dataset) -> Floats:
+    """Log p(x) of every image at the last epoch, averaged over all models, (n,), nats."""
+    return run.log_px[-1].mean(("repeat", "fold")).values
+
+
+def found(score: ArrayLike, gap: ArrayLike) -> float:
+    """Share of the top 5 % by gap that is in the top 5 % by another score, both (n,); by chance 0.05."""
+    return float((rankdata(score) > 0.95 * len(score))[memlib.highly_memorized(gap)].mean())
 
 
 def run_table(runs: Sequence[Shown]) -> pd.DataFrame:

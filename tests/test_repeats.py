@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_inference import more, null, planted
 
-from memlib.chapters.repeats import SCORES, coverage, repeats_needed, stability
+from memlib.chapters.repeats import SCORES, coverage, median_by_repeats, repeats_needed, stability
 from memlib.inference import spearman_brown
 from memlib.memorization import memorization
 
@@ -124,3 +124,30 @@ def test_runs_that_agree_wholly_need_one_repeat_and_those_that_do_not_infinitely
     assert spearman_brown(0.0, 2, 100) == 0 and spearman_brown(1.0, 100, 2) == pytest.approx(1)
     assert repeats_needed(1.0, 5, 0.99) == 1 and repeats_needed(0.9, 1, 0.5) == 1
     assert repeats_needed(0.0, 3, 0.8) == repeats_needed(-0.1, 3, 0.8) == math.inf
+
+
+def test_the_median_by_repeats_is_that_of_all_sets_and_goes_on_as_their_last_step():
+    result = null(4, 3, 31, epochs=2)
+    medians, error = median_by_repeats(result, more=8)
+    last = result.isel(epoch=[-1])
+    of = [
+        [
+            float(memorization(last.isel(repeat=list(s))).M.median())
+            for s in itertools.combinations(range(4), l)
+        ]
+        for l in (1, 2, 3, 4)
+    ]
+    assert [medians[l] for l in (1, 2, 3, 4)] == pytest.approx([np.mean(each) for each in of])
+    # a + b / L through L = 3 and 4, at L = 8: b / 12 is the last step, b / 8 the one from 4 to 8
+    assert medians[8] == pytest.approx(medians[4] + 12 / 8 * (medians[4] - medians[3]))
+    assert error == pytest.approx(math.sqrt(3 / 4 * np.sum((of[2] - np.mean(of[2])) ** 2)))
+    assert median_by_repeats(result, more=4)[0][4] == medians[4]
+
+
+def test_of_one_repeat_no_other_number_is_known():
+    one = null(1, 3, 30)
+    medians, error = median_by_repeats(one)
+    assert medians[1] == float(memorization(one).M[-1].median())
+    assert math.isnan(medians[10]) and math.isnan(error)
+    with pytest.raises(ValueError, match="more is 0"):
+        median_by_repeats(one, more=0)

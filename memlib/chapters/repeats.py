@@ -1,8 +1,9 @@
-"""Chapter 14: how far the scores of two runs differ, by the number of repeats, and how often intervals hold.
+"""What the number of repeats changes: how far runs differ, how often intervals hold, where M goes (04, 14).
 
 Repeats are independent, so two sets of them that share none are two runs of the same images.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -124,6 +125,45 @@ def repeats_needed(rank: float, repeats: int, target: float) -> float:
     if rank == 1:
         return 1
     return max(1, math.ceil(round(repeats * target * (1 - rank) / (rank * (1 - target)), 9)))
+
+
+def median_by_repeats(
+    result: xr.Dataset, more: int = 10, draws: int = 20, seed: int = 0
+) -> tuple[dict[int, float], float]:
+    r"""Median of the paper's M over the images, had the run fewer repeats, and had it more.
+
+    M takes logarithms of means over repeats, so that it depends on their number L, about as
+    $a + b / L$. Repeats that a run has are left out; the line through its last two numbers goes on to `more`.
+
+    Args:
+        result: as for `memlib.memorization`; its last epoch counts.
+        more: a number of repeats that the run has not, or has.
+        draws: sets of repeats of each size, at random, where there are more; 1 or more.
+        seed: of the choice, 0 or more.
+
+    Returns:
+        By number of repeats, 1 to L and `more`, the mean over sets of repeats of the median, nats (of more
+        than L repeats NaN where L = 1), and the jackknife's standard error of the run's own (NaN likewise).
+
+    Raises:
+        ValueError: an argument outside of these, or what `memorization` refuses.
+    """
+    check_range(1, more=more, draws=draws)
+    check_range(0, seed=seed)
+    L, rng, last = result.sizes["repeat"], np.random.default_rng(seed), result.isel(epoch=[-1])
+    medians = {}
+    for size in range(1, L + 1):
+        count = math.comb(L, size)
+        sets = itertools.combinations(range(L), size)
+        if count > draws and size != L - 1:
+            sets = (rng.permutation(L)[:size] for _ in range(draws))
+        medians[size] = [float(memorization(last.isel(repeat=list(s))).M.median()) for s in sets]
+    means = {size: float(np.mean(each)) for size, each in medians.items()}
+    slope = error = math.nan
+    if L > 1:
+        slope = (means[L - 1] - means[L]) / (1 / (L - 1) - 1 / L)
+        error = math.sqrt((L - 1) * np.var(medians[L - 1]))
+    return means | {more: means.get(more, means[L] + slope * (1 / more - 1 / L))}, error
 
 
 def _scores(run: xr.Dataset) -> list[Floats]:

@@ -17,10 +17,10 @@ AT_ONCE = $(shell $(BIN)/python -c 'import loky; print(min(loky.cpu_count() + 1,
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book quick published runs test test-all test-book lint clean
+.PHONY: help book quick published runs check-published test test-all test-book lint clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "After make book, one chapter with other settings, here Figures 10 and 11 of the paper in a smaller run:"
 	@echo "  .venv/bin/papermill book/06-outliers.ipynb out.ipynb -p experiment mnist-lr3 \\"
@@ -41,6 +41,9 @@ published: $(READY)  ## execute the pages too large for a laptop into published/
 
 runs: $(READY)  ## compute what is missing of published/runs/, hours at the lowest priority (JOBS: cores to use)
 	nice -n 19 $(BIN)/python -m book._ext.runs $(if $(JOBS),--jobs $(JOBS))
+
+check-published: $(READY)  ## compute the numbers of published pages anew from published/runs/, and compare
+	$(BIN)/python -m book._ext.check $(if $(JOBS),--jobs $(JOBS))
 
 test: test-book  ## lint, tests, every chapter at its quick size, the book in a browser; without the slow tests
 	$(call pytest,-m "not slow")

@@ -17,7 +17,7 @@ AT_ONCE = $(shell $(BIN)/python -c 'import loky; print(min(loky.cpu_count() + 1,
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book quick published runs check-published test test-all test-book lint clean
+.PHONY: help book quick published runs check-published metadata test test-all test-book lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,14 +36,18 @@ book: $(READY)  ## train, execute every chapter (SIZE=laptop), build the book in
 quick: $(READY)  ## the same book at its smallest size
 	$(BIN)/python -m book._ext.build --size quick $(if $(JOBS),--jobs $(JOBS))
 
-published: $(READY)  ## execute the pages too large for a laptop into published/book/
+published: $(READY)  ## execute the pages too large for a laptop into published/book/, and describe published/ anew
 	$(BIN)/python -m book._ext.build --size published $(if $(JOBS),--jobs $(JOBS))
+	$(BIN)/python -m book._ext.describe
 
 runs: $(READY)  ## compute what is missing of published/runs/, hours at the lowest priority (JOBS: cores to use)
 	nice -n 19 $(BIN)/python -m book._ext.runs $(if $(JOBS),--jobs $(JOBS))
 
 check-published: $(READY)  ## compute the numbers of published pages anew from published/runs/, and compare
 	$(BIN)/python -m book._ext.check $(if $(JOBS),--jobs $(JOBS))
+
+metadata: $(READY)  ## describe published/ anew (RO-Crate, Croissant), as after released files changed
+	$(BIN)/python -m book._ext.describe
 
 test: test-book  ## lint, tests, every chapter at its quick size, the book in a browser; without the slow tests
 	$(call pytest,-m "not slow")

@@ -40,8 +40,9 @@ published: $(READY)  ## execute the pages too large for a laptop into published/
 	$(BIN)/python -m book._ext.build --size published $(if $(JOBS),--jobs $(JOBS))
 	$(BIN)/python -m book._ext.describe
 
-runs: $(READY)  ## compute what is missing of published/runs/, hours at the lowest priority (JOBS: cores to use)
+runs: $(READY)  ## compute what is missing of published/runs/, days at the lowest priority (JOBS: cores to use)
 	nice -n 19 $(BIN)/python -m book._ext.runs $(if $(JOBS),--jobs $(JOBS))
+	$(BIN)/python -m book._ext.describe
 
 check-published: $(READY)  ## compute the numbers of published pages anew from published/runs/, and compare
 	$(BIN)/python -m book._ext.check $(if $(JOBS),--jobs $(JOBS))

@@ -39,6 +39,7 @@ _LEVEL = 0.95  # above this quantile of the gap images are called highly memoriz
 _SURE = 0.9  # share of the intervals of the gap that are to hold the truth
 _RATE = 0.1  # of false discoveries among the images that are listed
 _LONGEST = 192  # pixels of the longer side of a picture; it is shown with at most 96
+_OWN_KEYS = "data-lm-suppress-shortcuts"  # an attribute without which JupyterLab takes an element's keys
 _SHEET = 16383  # pixels of a side of a WebP file
 
 
@@ -98,7 +99,8 @@ def explore(
     log-probability under models that trained on the image), by the standard error of the gap, by whether
     `memlib.memorized` lists them at a false discovery rate of 10 %, by Pareto k-hat, and by whether they have
     kin. Of the chosen image all of that is shown, the gap with its 90 % interval by Student's t at every
-    evaluated epoch, the paper's M with the number of repeats that it rests on, and its kin.
+    evaluated epoch, the paper's M with the number of repeats that it rests on, and its kin. In JupyterLab the
+    menus need a pointer, as all of ipywidgets do there (its issue 3912): it takes the keys for itself.
 
     Args:
         result, images: what `memlib.run` or `memlib.cross_fit` returns, and the images behind it.
@@ -248,7 +250,7 @@ class _View:
         )
         return (
             f'<li class="tile {" ".join(shown_by)}"><label>'
-            f'<input type="radio" name="{self.group}" value="{i}"{" checked" if first else ""}>'
+            f'<input type="radio" name="{self.group}" value="{i}"{" checked" if first else ""} {_OWN_KEYS}>'
             f'{sprite.picture((None, i))}<span class="said">{called}, gap {gap} nats</span></label>'
             f'<div class="detail">{sprite.picture((None, i), "large")}<p>{"<br>".join(facts)}</p>'
             f"{_curve(self.epochs, self.curves[:, i], self.low[:, i], self.high[:, i])}"

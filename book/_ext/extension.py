@@ -25,6 +25,8 @@ _MENDED = {
     '<div role="list" class="citation-list">': '<div class="citation-list">',
 }
 _PERCENT = re.compile(r"(?<=\d) %(?=[\s.,;:)<])")  # which must not begin a line
+# Between a formula and what follows it without a space, Firefox would begin a line.
+_FORMULA = re.compile(r'<span class="math notranslate nohighlight">[^<]*</span>[-,.;:)]+')
 # A number from a computation, as text.
 _GLUED = re.compile(r'<span class="pasted-text">[^<]*-[^<]*</span>')
 
@@ -56,7 +58,8 @@ def setup(app: Sphinx) -> None:
         for before, after in _MENDED.items():
             context["body"] = context.get("body", "").replace(before, after)
         body = _GLUED.sub(_true_minus, context.get("body", ""))
-        context["body"] = _PERCENT.sub("\N{NO-BREAK SPACE}%", body)
+        body = _PERCENT.sub("\N{NO-BREAK SPACE}%", body)
+        context["body"] = _FORMULA.sub(r'<span class="unbroken">\g<0></span>', body)
 
     app.connect("source-read", read)
     app.connect("doctree-read", gather_tabs)

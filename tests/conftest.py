@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,14 @@ import nbval.kernel
 import pytest
 import torch
 from hypothesis import settings
+from playwright.sync_api import Browser
 
 from memlib.chapters.competition import FILE
 from memlib.datasets import availability, data_root
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import browsing
 
 matplotlib.use("Agg")
 # shared machines stall now and then: no example is judged by its time
@@ -47,6 +53,17 @@ def competition_root() -> Path:
     if root and os.environ.get("CI"):
         pytest.fail(f"MEMLIB_DATA is {root}, but {FILE} is not in it")
     pytest.skip(f"{FILE} is not in MEMLIB_DATA")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium; without one the test is skipped, but under CI it fails."""
+    if browsing.installed() is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"no browser for the tests of the book: none of {', '.join(browsing.NAMES)}")
+        pytest.skip(f"no browser: none of {', '.join(browsing.NAMES)}")
+    with browsing.chromium() as chromium:
+        yield chromium
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from book._ext.pages import ROOT, toc_pages
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import browsing
+import firefox
 
 PAGES = [*toc_pages(ROOT), "search", "genindex"]
 WITH_WIDGETS = [name for name in PAGES if "explore" in name]
@@ -31,6 +32,13 @@ KINDS = [
 ]
 KINDS_FIRST = [pytest.param(name, marks=[] if name in KINDS else [pytest.mark.slow]) for name in PAGES]
 RESULTS = PAGES[1 : PAGES.index("book/23-explore")]  # their part of the table of contents is the first
+# What follows a formula without a space and begins a line.
+TORN = """[...document.querySelectorAll("p .math")].filter(math => {
+  const next = math.nextSibling, range = document.createRange();
+  if (!next || next.nodeType !== 3 || !/^[-,.;:)]/.test(next.data)) return false;
+  range.setStart(next, 0); range.setEnd(next, 1);
+  return range.getBoundingClientRect().left < math.getBoundingClientRect().left;
+}).map(math => math.textContent + math.nextSibling.data.slice(0, 20))"""
 LARGEST_PAGE, WHOLE_SITE = 5e6, 60e6  # bytes
 
 
@@ -41,17 +49,6 @@ def site() -> Path:
     if not (html / "index.html").exists():
         pytest.fail(f"no book in {html}: `make test-book` builds it, `make test` does so by itself")
     return html
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """The system's Chromium."""
-    if browsing.installed() is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"no browser for the tests of the book: none of {', '.join(browsing.NAMES)}")
-        pytest.skip(f"no browser: none of {', '.join(browsing.NAMES)}")
-    with browsing.chromium() as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="session")
@@ -290,3 +287,41 @@ def test_figures_follow_the_theme(browser, base):
             "figure img", "all => all.filter(i => i.offsetParent).map(i => i.src)"
         )
         assert shown and all(src.endswith(".svg") for src in shown)
+
+
+@pytest.fixture(scope="module")
+def firefox_tab() -> Iterator[firefox.Tab]:
+    """Of the system's Firefox; without one the test is skipped, but under CI it fails."""
+    if firefox.installed() is None:
+        missing = f"no Firefox: none of {', '.join(firefox.NAMES)}"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    with firefox.tab() as tab:
+        yield tab
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*KINDS[:6], "book/24-log-p"])
+def test_a_page_is_the_same_in_firefox(firefox_tab, server, name):
+    firefox_tab.open(f"{server}/{name}.html")
+    firefox_tab.wait_for("[...document.querySelectorAll('.math')].every(m => m.querySelector('svg'))")
+    missing = "[...document.images].filter(i => i.offsetParent && !i.naturalWidth).map(i => i.src)"
+    assert firefox_tab.evaluate(missing) == []
+    for width in (1280, 924, 736, 360):
+        firefox_tab.resize(width, 800)
+        assert firefox_tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert firefox_tab.evaluate(TORN) == [], width
+    outside = [url for url in firefox_tab.asked if not url.startswith((server, "data:", "blob:"))]
+    assert (firefox_tab.errors, outside) == ([], [])
+
+
+@pytest.mark.slow
+def test_the_explorer_answers_in_firefox(firefox_tab, server):
+    firefox_tab.open(f"{server}/{WITH_WIDGETS[0]}.html")
+    shown = "[...document.querySelectorAll('.explorer .tile')].filter(t => t.offsetParent).length"
+    everything = firefox_tab.wait_for(shown)
+    firefox_tab.evaluate("document.querySelector('.filter-1 select').selectedIndex = 1")
+    assert 0 < firefox_tab.evaluate(shown) < everything
+    firefox_tab.evaluate("document.querySelector('.filter-1 select').selectedIndex = 0")
+    firefox_tab.evaluate("document.querySelectorAll('.explorer .tile input')[2].click()")
+    detail = "[...document.querySelectorAll('.explorer .detail')].findIndex(d => d.offsetParent)"
+    assert (firefox_tab.evaluate(shown), firefox_tab.evaluate(detail)) == (everything, 2)

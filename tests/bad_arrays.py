@@ -120,6 +120,7 @@ YARDSTICKS = [
     call("detection.auc(M * np.nan, M > 9)", "score is NaN 40 times; allowed: numbers that have an order"),
     call("detection.auc(M, M > 99)", "0 of 40 are positive; allowed: some, and not all"),
     call("detection.auc(M, M > 9, level=95)", "level is 95; allowed: between 0 and 1"),
+    call("yardsticks.few_fld(x, y, x, seed=-1)", "seed is -1; allowed: 0 or more"),
     call("yardsticks.by_image(x, y, x)", "samples are 30, held_out 40; allowed: as many"),
     call(
         "features.pixels(digits.images / 255)",

@@ -1,12 +1,17 @@
 """Features: of any module, of a classifier trained here, and of Inception, its input."""
 
+import pickle
+import sys
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
 import torchvision.models
 from torch import nn
+from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
-from memlib.datasets import load_images
+from memlib.datasets import fingerprint, load_images
 from memlib.device import one_thread
 from memlib.metrics.features import accuracy, extract, inception, pixels, spaces, train_classifier
 
@@ -221,3 +226,89 @@ def test_inception_gives_2048_features(monkeypatch):
     monkeypatch.setattr(torchvision.models, "inception_v3", lambda **options: network)
     got = extract(inception(), PATCHES.images[:2])
     assert got.shape == (2, 2048) and np.isfinite(got).all() and (got[0] != got[1]).any()
+
+
+# Inception by the weights of published FIDs, of which random ones take the place here
+
+
+class Unfilled(fidelity.FeatureExtractorInceptionV3):
+    """The published network with random weights."""
+
+    def load_state_dict(self, state):
+        pass
+
+
+def published(monkeypatch, path, content):
+    """A file in the place of the published one, whose hash the name at the source has."""
+    torch.save(content, path)
+    source = f"https://example.org/weights-{fingerprint(path, 'sha256')[:8]}.pth"
+    monkeypatch.setattr(fidelity, "URL_INCEPTION_V3", source)
+    return path
+
+
+@pytest.fixture(scope="module")
+def state():
+    nothing = BytesIO()
+    torch.save({}, nothing)
+    nothing.seek(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Unfilled("inception", ["2048"], nothing).state_dict()
+
+
+def test_features_are_those_of_the_published_network_and_the_file_decides(monkeypatch, tmp_path, state):
+    """Seen through its first layer: gray images as three equal channels, resized as TensorFlow 1 does."""
+    images = PATCHES.images[:2, :1, :, 4:28]
+    before, seen = torch.get_rng_state(), []
+    module = inception(published(monkeypatch, tmp_path / "any.pth", state))
+    assert torch.equal(torch.get_rng_state(), before)
+    first = next(m for m in module.modules() if isinstance(m, nn.Conv2d))
+    first.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].numpy()))
+    features = extract(module, images)
+    assert features.shape == (2, 2048) and np.isfinite(features).all() and (features[0] != features[1]).any()
+    assert not any(part.training for part in module.modules())
+    # output pixel i is at 32 / 299 i or 24 / 299 i, between its neighbors, with the last one beyond the edge
+    rows, columns = (np.arange(299) * size / 299 for size in (32, 24))
+    levels = np.array([[np.interp(columns, np.arange(24), row) for row in x] for x in images[:, 0]])
+    expected = np.array([[np.interp(rows, np.arange(32), column) for column in x.T] for x in levels])
+    [inputs] = seen
+    assert inputs.shape == (2, 3, 299, 299)
+    for channel in range(3):
+        right = expected.transpose(0, 2, 1) / 128 - 1
+        np.testing.assert_allclose(inputs[:, channel], right, atol=1e-5)
+
+    layer = "Mixed_7c.branch1x1.conv.weight"
+    other = inception(published(monkeypatch, tmp_path / "other.pth", state | {layer: 2 * state[layer]}))
+    different = extract(other, images) != features
+    assert different[:, :320].any() and not different[:, 320:].any()  # the branch has the first ones
+
+
+def test_published_weights_that_are_not_there_or_others_are_refused(monkeypatch, tmp_path):
+    path = tmp_path / "weights.pth"
+    source = "allowed: a copy of https://github.com/toshas/torch-fidelity/.*/weights-inception-2015-12-05-6726825d.pth"
+    with pytest.raises(ValueError, match=f"weights is {path}, where there is no file; {source}"):
+        inception(path)
+    torch.save({}, path)
+    with pytest.raises(ValueError, match=f"{path} is damaged or another file; {source}"):
+        inception(str(path))
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(ModuleNotFoundError, match=r"need torch-fidelity: pip install 'memlib\[fid\]'"):
+        inception(path)
+
+
+def test_code_in_a_file_of_weights_does_not_run(monkeypatch, tmp_path):
+    """Even where its hash begins as it should."""
+    path, ran = tmp_path / "weights.pth", tmp_path / "ran"
+    with pytest.raises(pickle.UnpicklingError):
+        inception(published(monkeypatch, path, Code(ran)))
+    assert not ran.exists()
+
+
+class Code:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")

@@ -224,6 +224,12 @@ def test_verdicts_has_room_for_every_number():
     assert cells(axes) == {(0, k): (text, "bold", YELLOW) for k, text in enumerate(texts.values())}
 
 
+def test_by_share_tells_six_curves_apart_and_lets_what_is_huge_leave_the_axes():
+    axes = figures.by_share(SHARES, {key: [0.0, 1.0, 1e16] for key in "abcdef"}, "share", "").axes[0]
+    looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines[1:]}
+    assert len(looks) == 6 and axes.get_ylim()[1] == 2000
+
+
 def test_by_share_draws_every_curve_and_the_line_of_chance():
     curves = {"d": [0.0, 1.0, 9.0], "C_T": [-1.0, 0.0, 50.0]}
     axes = figures.by_share(SHARES, curves, "share of copies", "against").axes[0]

@@ -12,12 +12,14 @@ from memlib.chapters.yardsticks import (
     against,
     by_image,
     closer_by,
+    few_fld,
     noticed,
     own_or_unseen,
     perfect_generator,
     yardsticks,
 )
 from memlib.metrics import samples as metrics
+from memlib.metrics.fld import fld
 from memlib.metrics.mifid import memorization_distance, mifid
 
 EPS = 0.005
@@ -71,6 +73,8 @@ def test_every_yardstick_is_what_it_is_alone(table, name):
     }
     expected |= zip(("precision", "recall"), metrics.precision_recall(TRAINING, x), strict=True)
     expected |= zip(("density", "coverage"), metrics.density_coverage(TRAINING, x), strict=True)
+    expected |= zip(("FLD", "FLD gap"), few_fld(TRAINING, HELD_OUT, x)[:2], strict=True)
+    expected["Vendi"] = metrics.vendi(x)
     assert table.loc[name].to_dict() == pytest.approx(expected)
 
 
@@ -82,8 +86,23 @@ def test_copies_are_noticed_by_every_detector_and_not_by_quality(seen):
 
 def test_poor_samples_are_noticed_by_quality_and_not_as_copies(seen):
     assert seen.loc["shifted", ["FID", "precision", "recall", "density", "coverage"]].all()
-    assert seen.loc["narrow", ["FID", "recall", "coverage"]].all()
-    assert not seen.loc["shifted", ["C_T", "AuthPct", "rho > 1"]].any()
+    assert seen.loc["shifted", "FLD"] and seen.loc["narrow", ["FID", "recall", "coverage", "Vendi"]].all()
+    assert not seen.loc["shifted", ["C_T", "AuthPct", "rho > 1", "FLD gap"]].any()
+
+
+def test_fld_is_that_of_some_of_the_images_in_features_that_vary(monkeypatch):
+    x, right = GENERATORS["independent"], fld(TRAINING, HELD_OUT, GENERATORS["independent"])
+    dead = [np.hstack([y, np.zeros((len(y), 1))]) for y in (TRAINING, HELD_OUT, x)]
+    assert few_fld(*dead) == pytest.approx(right, rel=1e-9)
+    monkeypatch.setattr("memlib.chapters.yardsticks.FEW", 50)
+    drawn = np.random.default_rng(3).permutation(120)[:50]
+    assert few_fld(*dead, seed=3) == pytest.approx(fld(TRAINING, HELD_OUT, x[drawn], seed=3), rel=1e-9)
+
+
+def test_images_without_features_have_no_part_in_vendi():
+    x = np.vstack([GENERATORS["independent"], np.zeros((3, 4))])
+    vendi = yardsticks({"": x}, TRAINING, normal(123, 1), EPS)["Vendi"]
+    assert vendi.item() == pytest.approx(metrics.vendi(x[:-3]))
 
 
 def test_rows_are_those_of_the_halves_stretched_where_one_half_alone_is_looked_at():
@@ -158,6 +177,13 @@ def test_own_and_unseen_images_are_drawn_to_one_size():
     pair = own_or_unseen(np.eye(4), own, unseen, draws=40)
     assert pair["own"].tolist() == [0.75] * 40, "two of the images, which are all alike"
     assert set(pair["unseen"]) == {0.5, 0.75}, "two of five, alike or not"
+
+
+def test_own_and_unseen_images_may_be_measured_otherwise():
+    pair = own_or_unseen(
+        [[2.0]], np.ones((30, 1)), np.zeros((5, 1)), 3, measure=lambda x, y: x[0][0] + y.sum()
+    )
+    assert pair["own"].tolist() == [4.0] * 3 and pair["unseen"].tolist() == [2.0] * 3, "of two images each"
 
 
 def test_copies_of_own_images_are_many_standard_errors_closer():

@@ -14,14 +14,17 @@ from numpy.typing import ArrayLike
 from memlib.checks import as_array, check_one_of, check_range
 from memlib.metrics import samples as metrics
 from memlib.metrics.fid import frechet_distance, moments, rounding_error
+from memlib.metrics.fld import FLD, fld
 from memlib.metrics.mifid import memorization_distance, penalized_fid
-from memlib.metrics.neighbors import nearest
+from memlib.metrics.neighbors import feature_matrices, nearest
 
 # what speaks against a generator: +1 a large value, -1 a small one
 SIDES = {"FID": 1, "d": -1, "MiFID": 1, "offenders": 1, "C_T": -1, "AuthPct": -1, "rho > 1": 1}
 SIDES |= dict.fromkeys(("precision", "recall", "density", "coverage"), -1)
+SIDES |= {"FLD": 1, "FLD gap": -1, "Vendi": -1}
+FEW = 1000  # generated images that FLD is taken of
 TAIL = 0.01  # share of held-out images that are as close to a training image as an offender
-DETECTORS = ("d", "offenders", "C_T", "AuthPct", "rho > 1")  # of copies; others are of quality, or both
+DETECTORS = ("d", "offenders", "C_T", "AuthPct", "rho > 1", "FLD gap")  # of copies; others also of quality
 AGAINST_HELD_OUT = ("offenders", "C_T", "rho > 1")  # these compare with held-out images
 
 
@@ -41,7 +44,8 @@ def yardsticks(
         A row for each generator, a column for each of `SIDES`: `offenders`, the share of generated images
         closer to a training image, in cosine distance, than the 0.01 quantile of held-out images is;
         `AuthPct` in percent; `MiFID`, NaN where FID is below its rounding error; `rho > 1` as
-        `memlib.metrics.samples.closer_share`.
+        `memlib.metrics.samples.closer_share`; `FLD` and `FLD gap` as `few_fld`; `Vendi`, of the images whose
+        features are not all 0.
     """
     check_range(1, generators=len(generators))
     return _measure(training, eps, cells)(generators, held_out)
@@ -70,7 +74,9 @@ def _measure(
                 "C_T": metrics.data_copying(training, held_out, generated, partition).statistic,
                 "AuthPct": 100 * metrics.authenticity(training, generated, spacing).mean(),
                 "rho > 1": metrics.closer_share(training, held_out, generated),
+                "Vendi": metrics.vendi(np.asarray(generated)[near.rows]),
             }
+            row["FLD"], row["FLD gap"], _ = few_fld(training, held_out, generated)
             row["precision"], row["recall"] = metrics.precision_recall(training, generated, 3, reach[3])
             row["density"], row["coverage"] = metrics.density_coverage(training, generated, 5, reach[5])
             rows[name] = row
@@ -79,6 +85,23 @@ def _measure(
         return table
 
     return measure
+
+
+def few_fld(training: ArrayLike, held_out: ArrayLike, generated: ArrayLike, seed: int = 0) -> FLD:
+    """FLD of at most `FEW` generated images, with seconds of computing, in features that vary.
+
+    Args:
+        training, held_out, generated: as for `memlib.metrics.fld.fld`, but features may be the same in all of
+            held_out, as those of dead units are; these are left out.
+        seed: of that function, and of the generated images that are drawn.
+    """
+    check_range(0, seed=seed)
+    training, held_out, generated = feature_matrices(
+        training=training, held_out=held_out, generated=generated
+    )
+    varying = np.ptp(held_out, axis=0) > 0
+    drawn = np.random.default_rng(seed).permutation(len(generated))[:FEW]
+    return fld(training[:, varying], held_out[:, varying], generated[drawn][:, varying], seed)
 
 
 def perfect_generator(
@@ -91,7 +114,8 @@ def perfect_generator(
     images of a pool of 2m varies around that of the pool by $\sigma^2 / 2m$, where one over m new images
     varies by $\sigma^2 / m$, and the pool's own by $\sigma^2 / 2m$: three times as much in all, so their rows
     are stretched about the mean by the root of 3. Near its least value FID is no mean but a square, and
-    spreads less than that: then it notices somewhat too rarely.
+    spreads less than that: then it notices somewhat too rarely. So does FLD with its gap, which looks at both
+    halves, but at each for itself.
 
     Args:
         pool: features of held-out images, (2m, d), m > d, with m as many as the images of the generators
@@ -117,7 +141,12 @@ def perfect_generator(
 
 
 def own_or_unseen(
-    samples: ArrayLike, own: ArrayLike, unseen: ArrayLike, draws: int = 19, seed: int = 0
+    samples: ArrayLike,
+    own: ArrayLike,
+    unseen: ArrayLike,
+    draws: int = 19,
+    seed: int = 0,
+    measure: Callable[[ArrayLike, ArrayLike], float] = lambda x, images: memorization_distance(x, images).d,
 ) -> pd.DataFrame:
     """Are samples closer to the images their model was trained on than to others that it has not seen?
 
@@ -130,9 +159,10 @@ def own_or_unseen(
         unseen: features (l, d) of images like them, l at least 2.
         draws: of sets of min(n, l // 2) images, without replacement; at least 1.
         seed: 0 or more.
+        measure: of samples and a set of images; by default the memorization distance.
 
     Returns:
-        A row for each draw: `own` and `unseen`, the memorization distances of the samples.
+        A row for each draw: `own` and `unseen`, the measure of the samples and of either set.
     """
     own, unseen = as_array("own", own), as_array("unseen", unseen)
     check_range(1, draws=draws)
@@ -141,7 +171,7 @@ def own_or_unseen(
     size, rng = min(len(own), len(unseen) // 2), np.random.default_rng(seed)
 
     def distance(images: ArrayLike) -> float:
-        return memorization_distance(samples, images[rng.permutation(len(images))[:size]]).d
+        return measure(samples, images[rng.permutation(len(images))[:size]])
 
     return pd.DataFrame([{"own": distance(own), "unseen": distance(unseen)} for _ in range(draws)])
 

@@ -226,7 +226,7 @@ def verdicts(
     shape = len(generators), len(yardsticks)
     values = check_array("values", values, *shape, finite=False)
     noticed = check_bools("noticed", noticed, shape)
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.31 * shape[0] + 0.75), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.31 * shape[0] + 0.95), layout="constrained")
     colors = ListedColormap(["#EEF1F5", YELLOW])
     axes.pcolormesh(noticed, cmap=colors, vmin=0, vmax=1, edgecolors="white", lw=2)
     for (row, column), value in np.ndenumerate(values):
@@ -234,7 +234,7 @@ def verdicts(
         weight = "bold" if noticed[row, column] else "normal"
         place = column + 0.5, row + 0.5
         axes.text(*place, text, ha="center", va="center", fontsize=8, color="#111111", weight=weight)
-    axes.set_xticks(np.arange(shape[1]) + 0.5, yardsticks, fontsize=8)
+    axes.set_xticks(np.arange(shape[1]) + 0.5, yardsticks, fontsize=8, rotation=40, ha="left")
     axes.set_yticks(np.arange(shape[0]) + 0.5, generators, fontsize=9)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
@@ -259,7 +259,7 @@ def by_share(shares: ArrayLike, curves: Mapping[str, ArrayLike], xlabel: str, yl
 
     Args:
         shares: (s,) ascending, 0 to 1; drawn at equal steps, and named in percent.
-        curves: name of the yardstick -> (s,), 1 at the worst that chance brought.
+        curves: name of the yardstick -> (s,), 1 at the worst that chance brought; drawn up to 2000.
     """
     shares = check_ascending("shares", shares)
     require(0 <= shares[0] and shares[-1] <= 1, f"shares must be within 0 to 1, got {shares}")
@@ -267,8 +267,9 @@ def by_share(shares: ArrayLike, curves: Mapping[str, ArrayLike], xlabel: str, yl
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
     axes.axhline(1, color="#888888", ls="--", lw=1)
     for k, (label, values) in enumerate(curves.items()):
-        axes.plot(values, marker="os^Dv"[k % 5], label=label)
+        axes.plot(values, marker="os^DvP"[k % 6], ls=["-", ":"][k % 6 // 5], label=label)  # of five colors
     axes.set_yscale("symlog", linthresh=2)
+    axes.set_ylim(top=min(axes.get_ylim()[1], 2000))
     axes.set_xticks(range(len(shares)), [f"{100 * share:g}" for share in shares])
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)

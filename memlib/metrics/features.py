@@ -1,6 +1,7 @@
 """Features of images, the space in which MiFID and others measure: of any module, or of one trained here."""
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -179,26 +180,74 @@ def spaces(
     return Spaces(embed, network, others, bool(len(left)))
 
 
-def inception() -> nn.Module:
-    """Inception-v3's 2048 pool_3 features, with torchvision's ImageNet weights, which it downloads once.
+@own_settings()
+def inception(weights: str | Path | None = None) -> nn.Module:
+    """Inception-v3's 2048 pool_3 features, by torchvision's weights or by those of published FIDs.
 
-    They are not the weights, nor is it the resizing, of the code that published FIDs come from: compare what
-    this gives with itself only. `mifid.EPS` was chosen for features of this kind.
+    `mifid.EPS` was chosen for features of this kind.
+
+    Args:
+        weights: None for torchvision's ImageNet weights, which it downloads once. They are not the weights,
+            nor is it the resizing, of the code that published FIDs come from: compare what they give with
+            itself only. Or the file of these weights, which is not downloaded: FIDs of its features compare
+            with published ones. Images then are resized as torch-fidelity does, like TensorFlow 1.
 
     Returns:
-        A module for `extract`, for gray or color images of any size.
+        A module for `extract`, for images of any size; gray ones are given three equal channels.
 
     Raises:
-        ValueError: the file of the weights is damaged, or another one.
+        ValueError: the file of the weights is not there, damaged, or another one.
+        ModuleNotFoundError: a file is given, and torch-fidelity is not installed.
+
+    Source: Szegedy et al. (2016); Heusel et al. (2017) for the weights, torch-fidelity for their module.
     """
-    from torchvision import models
     from torchvision.transforms import v2
 
+    if weights is not None:
+        return nn.Sequential(v2.RGB(), _OfLevels(_published(Path(weights)))).eval()
+    from torchvision import models
+
     path = Path(torch.hub.get_dir(), "checkpoints", Path(models.Inception_V3_Weights.IMAGENET1K_V1.url).name)
-    # its name ends with the digits that its hash begins with; torchvision checks them when it downloads alone
-    if path.exists() and not fingerprint(path, "sha256").startswith(path.stem.rpartition("-")[2]):
+    if path.exists() and not _as_named(path, path.name):  # torchvision checks it when it downloads alone
         raise ValueError(f"{path} is damaged or another file; delete it, and it is downloaded again")
     network = models.inception_v3(weights="IMAGENET1K_V1", transform_input=False)
     network.fc = nn.Identity()
     center = v2.Normalize([0.5] * 3, [0.5] * 3)  # 0..1 to -1..1
     return nn.Sequential(v2.RGB(), v2.Resize((299, 299)), center, network).eval()
+
+
+class _OfLevels(nn.Module):
+    """A feature extractor of torch-fidelity, of levels 0 to 255, as a module of levels in [0, 1]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        [features] = self.network((255 * x).round().byte())
+        return features
+
+
+def _published(path: Path) -> nn.Module:
+    """The network of published FIDs, with the weights of a file that is nothing but these."""
+    try:
+        from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+    except ModuleNotFoundError as error:
+        message = "the weights of published FIDs need torch-fidelity: pip install 'memlib[fid]'"
+        raise ModuleNotFoundError(message) from error
+    source = fidelity.URL_INCEPTION_V3
+    if not path.is_file():
+        raise ValueError(f"weights is {path}, where there is no file; allowed: a copy of {source}")
+    if not _as_named(path, source):
+        raise ValueError(f"{path} is damaged or another file; allowed: a copy of {source}")
+    # torch-fidelity would run whatever code is pickled in the file, so it gets only the arrays of it
+    copy = BytesIO()
+    torch.save(torch.load(path, map_location="cpu", weights_only=True), copy)
+    copy.seek(0)
+    with torch.random.fork_rng(devices=[]):  # its layers draw values first
+        return fidelity.FeatureExtractorInceptionV3("inception", ["2048"], copy)
+
+
+def _as_named(path: Path, name: str) -> bool:
+    """Whether the hash of a file begins with the digits that the name ends with, as PyTorch's hub has it."""
+    return fingerprint(path, "sha256").startswith(Path(name).stem.rpartition("-")[2])

@@ -18,6 +18,7 @@ RATE, EPOCHS, BATCH = 0.5, 50, 10_000  # of Adam: learning rate, passes, trainin
 START = 1e-3  # added to the squared distance that the first variance comes from
 AWAY = 0.9  # of its distance from the mean, at which the fit finds a training image from its own Gaussian
 LOWEST, HIGHEST = -40, 20  # log variance
+IN_CACHE = 64  # so much smaller parts than those of other searches are fast, as they stay in the cache
 
 
 class FLD(NamedTuple):
@@ -99,18 +100,20 @@ def _fitted(centers: Floats, x: Floats) -> Tensor:
     cdist(centers, x, "sqeuclidean", out=squares[:m])
     squares[m] = ((AWAY * (x - x.mean(axis=0))) ** 2).sum(axis=1)
     start = np.append(np.log((squares[:m].min(axis=1) + START) / d), 0.0)
-    log_variance = torch.tensor(start, requires_grad=True)  # (m + 1,)
+    log_variance = torch.from_numpy(start)  # (m + 1,)
     log_weight = torch.tensor([-math.log(m)] * m + [0.0], dtype=torch.float64)
     adam = torch.optim.Adam([log_variance], RATE)
     for step in [slice(i, i + BATCH) for i in range(0, n, BATCH)] * EPOCHS:
         batch = torch.from_numpy(squares[:, step])
-        adam.zero_grad()
-        for part in batches(batch.shape[1], m + 1):
-            log_px = _log_px(batch[:, part], log_variance, log_weight, d)
-            (-log_px.sum() / (batch.shape[1] * d)).backward()
+        log_variance.grad = torch.zeros_like(log_variance)
+        for part in batches(batch.shape[1], IN_CACHE * (m + 1)):
+            # d log p / d log_variance = share * (half - d / 2), which takes half the time of backward()
+            half = batch[:, part] / (2 * log_variance.exp()[:, None])  # (m + 1, B)
+            share = (_scale(log_variance, log_weight, d) - half).softmax(dim=0)
+            log_variance.grad -= (share * (half - d / 2)).sum(dim=1) / (batch.shape[1] * d)
         adam.step()
-        log_variance.data[:m].clamp_(LOWEST, HIGHEST)
-    return log_variance.detach()[:m]
+        log_variance[:m].clamp_(LOWEST, HIGHEST)
+    return log_variance[:m]
 
 
 def _loss(x: Floats, centers: Floats, log_variance: Tensor) -> float:
@@ -118,7 +121,7 @@ def _loss(x: Floats, centers: Floats, log_variance: Tensor) -> float:
     (n, d), m = x.shape, len(centers)
     log_weight = torch.full((m,), -math.log(m), dtype=torch.float64)
     total = 0.0
-    for part in batches(n, m):
+    for part in batches(n, IN_CACHE * m):
         squares = torch.from_numpy(cdist(centers, x[part], "sqeuclidean"))
         total -= float(_log_px(squares, log_variance, log_weight, d).sum())
     return total / (n * d)
@@ -126,5 +129,10 @@ def _loss(x: Floats, centers: Floats, log_variance: Tensor) -> float:
 
 def _log_px(squares: Tensor, log_variance: Tensor, log_weight: Tensor, d: int) -> Tensor:
     """Log density, (B,), of images at these squared distances, (m, B), from the centers of Gaussians."""
-    scale = log_weight - d / 2 * (log_variance + math.log(2 * math.pi))
-    return (scale[:, None] - squares / (2 * log_variance.exp()[:, None])).logsumexp(dim=0)
+    half = squares / (2 * log_variance.exp()[:, None])
+    return (_scale(log_variance, log_weight, d) - half).logsumexp(dim=0)
+
+
+def _scale(log_variance: Tensor, log_weight: Tensor, d: int) -> Tensor:
+    """Log density of the weighted Gaussians at their centers, (m, 1)."""
+    return (log_weight - d / 2 * (log_variance + math.log(2 * math.pi)))[:, None]

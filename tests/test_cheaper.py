@@ -163,6 +163,14 @@ def test_every_score_has_its_point_interval_and_label():
     plt.close("all")
 
 
+def test_labels_keep_off_other_points():
+    crowd = {"left": (1.0, 0.5, 0.4, 0.6), "middle": (2.0, 0.51, 0.41, 0.6), "right": (4.0, 0.5, 0.4, 0.6)}
+    (axes,) = cheaper.agreement_by_cost(crowd | {"far": (4.0, 0.9, 0.8, 1.0)}, set()).axes
+    assert [text.get_ha() for text in axes.texts] == ["right", "center", "left", "left"]
+    assert axes.texts[1].xy == (2.0, 0.41)  # below its interval
+    plt.close("all")
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [((0.0, 0.5, 0.4, 0.6), "cost must be above 0, got 0"), ((1.0, 0.5, 0.6, 0.7), "a must lie within")],

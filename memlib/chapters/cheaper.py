@@ -241,13 +241,23 @@ def agreement_by_cost(table: Mapping[str, tuple[float, float, float, float]], re
         if (at := np.flatnonzero(kind & known)).size:
             reach = [agreement[at] - low[at], high[at] - agreement[at]]
             axes.errorbar(cost[at], agreement[at], reach, fmt="o", color=color, capsize=3, label=label)
-    for name, x, y in zip(np.array([*table])[known], cost[known], agreement[known], strict=True):
-        axes.annotate(name, (x, y), (6, 3), textcoords="offset points", fontsize=9)
+    place = np.log10(cost)
+    for i in np.flatnonzero(known):
+        # where a label would lie, to the right or to the left, there may be another point
+        near = known & (abs(agreement - agreement[i]) < 0.05) & (np.arange(len(cost)) != i)
+        right, left = (near & (0 <= way) & (way < 1) for way in (place - place[i], place[i] - place))
+        where = {"xytext": (7, 0), "ha": "left", "va": "center"}
+        if right.any():
+            where |= {"xytext": (-7, 0), "ha": "right"}
+        if right.any() and left.any():
+            where = {"xytext": (0, -7), "ha": "center", "va": "top"}
+        end = agreement[i] if where["va"] == "center" else low[i]
+        axes.annotate([*table][i], (cost[i], end), textcoords="offset points", fontsize=9, **where)
     axes.set_xscale("log")
     axes.set(xlabel="cost (trainings of the full model)", ylabel="rank correlation with the gap, corrected")
     axes.margins(x=0.15)
     axes.grid(axis="y")
     if known.any():
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower left")
     note_left_out(axes, known)
     return figure

@@ -69,9 +69,10 @@ def test_the_command_gives_papermill_the_very_values():
 
 def test_a_page_of_released_runs_has_no_sizes_of_its_own():
     source = "\n".join(f'{name}: str = ""  # {name}' for name in ("experiment", "other", "released", "seed"))
-    made = executed(f"{source}\nepochs: int = 3  # passes", experiment="one", released="published/runs")
+    source += "\nepochs: int = 3  # passes\nhidden: int = 8  # of another model"
+    made = executed(source, experiment="one", released="published/runs")
     text = closed(made, published=True)
-    assert "](https://a/tree/main/published/runs)" in text and "`epochs`" not in text
+    assert "](https://a/tree/main/published/runs)" in text and "`epochs`" not in text and "`hidden`" in text
     assert "Trained models are stored" not in text
 
 

@@ -1,6 +1,7 @@
 """The colophon of a page: its parameters, where and when it was executed, how to make it again, downloads."""
 
 import ast
+import dataclasses
 import datetime
 import shlex
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from book._ext.myst import code, filled, list_table, plain
 from book._ext.pages import Page
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
+
+from memlib.experiment import Experiment
 
 _SIZES = {
     "quick": "the smallest: the notebook's own defaults, or near them",
@@ -63,8 +66,8 @@ def add_colophon(
     facts, parameters = notebook.metadata["memlib"], parameters_of(notebook)
     if released := parameters.get("released", ("", ""))[0]:
         links.append(f"[the released log p(x) (Parquet)]({repository}/tree/main/{released})")
-        shown = "experiment", "other", "released", "seed"  # the runs have their own sizes
-        parameters = {name: parameters[name] for name in shown}
+        sizes = {f.name for f in dataclasses.fields(Experiment)} - {"seed"}  # the runs have their own
+        parameters = {name: told for name, told in parameters.items() if name not in sizes}
     date = datetime.datetime.fromisoformat(facts["date"]).astimezone(datetime.UTC)
     versions = ", ".join(f"{name} {facts[name.lower()]}" for name in ("Python", "torch", "memlib"))
     rows = [

@@ -70,7 +70,9 @@ def page_key(page: Page, book_dir: Path) -> str:
     given, released = page.parameters or {}, []
     if given.get("released"):
         folder = book_dir.parent / given["released"]
-        released = sorted(file for k in ("experiment", "other") for file in (folder / given[k]).glob("*"))
+        released = sorted(
+            file for k in ("experiment", "other") if k in given for file in (folder / given[k]).glob("*")
+        )
     for file in (notebook, *needed_files(read_notebook(notebook)), *released):
         key.update(f"\0{file.name}\0".encode() + file.read_bytes())
     return key.hexdigest()

@@ -1,4 +1,4 @@
-"""The two runs that a results page lays side by side: released, or trained and scored here (04 to 11)."""
+"""The runs that results pages lay side by side: released, or trained and scored here (04 to 11, 17)."""
 
 import dataclasses
 import functools
@@ -88,7 +88,7 @@ class Shown:
 
 
 def shown_runs(rates: bool = False, **minimum: int) -> list[Shown]:
-    """The runs that a notebook's parameters `experiment` and `other` name.
+    """The runs that a notebook's parameters `experiment` and, where it has it, `other` name.
 
     With `released`, a folder, those that lie in it under these names, of the sizes that they have. Without,
     they are trained and scored at the sizes that the parameters give.
@@ -104,9 +104,9 @@ def shown_runs(rates: bool = False, **minimum: int) -> list[Shown]:
     """
     declared, given = parameters(**minimum)
     values = declared | given
-    names = values["experiment"], values["other"]
+    names = [values[name] for name in ("experiment", "other") if name in values]
     if folder := values["released"]:
-        if sized := sorted(given.keys() - {"experiment", "other", "released"}):
+        if sized := sorted(given.keys() & {f.name for f in dataclasses.fields(Experiment)}):
             raise ValueError(
                 f"{sized[0]} is given with released; allowed: neither, released runs have their own"
             )

@@ -120,16 +120,6 @@ def test_the_published_data_set_is_valid_and_its_first_record_is_that_of_the_fil
         assert plain(record[f"{name}/{column}"]) == (None if pd.isna(value) else value), column
 
 
-def test_a_description_without_hashes_is_refused(root):
-    target = root / "published" / CROISSANT
-    content = croissant(root)
-    for entry in content["distribution"]:
-        entry.pop("sha256")
-    target.write_text(json.dumps(content), "utf-8")
-    with pytest.raises(mlc.ValidationError, match="sha256"):
-        mlc.Dataset(target)
-
-
 def test_pages_and_repeats_say_how_they_were_made():
     page = made(PUBLISHED / "book" / "04-mnist.ipynb")
     assert page.settings["experiment"] == "mnist-lr3" and page.seconds > 0

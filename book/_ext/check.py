@@ -86,8 +86,11 @@ def compare_readme(text: str, recomputed: Mapping[str, Mapping[str, Any]]) -> li
 def trains_nothing(page: Page, book_dir: Path = ROOT / "book") -> bool:
     """Whether a published page shows a released run and no own models, or has no epochs to train for."""
     notebook = read_notebook(book_dir / f"{page.name}.ipynb")
-    shows = (page.parameters or {}).get("released") and "cross_fit(" not in str(notebook)
-    return bool(shows) or "epochs" not in declared_by(notebook)
+    code = "".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    trains = "cross_fit(" in code or "memlib.run(" in code
+    return bool((page.parameters or {}).get("released") and not trains) or "epochs" not in declared_by(
+        notebook
+    )
 
 
 def check(

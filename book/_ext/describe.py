@@ -101,7 +101,10 @@ def crate(root: Path = ROOT) -> dict[str, Any]:
     records = {file: made(file) for file in files}
     result = ROCrate()
     result.name = f"Published results of {cited['title']}"
-    result.description = "Log p(x) of training images under every model, executed pages, and tables of speed."
+    result.description = (
+        "Log p(x) of training images under the models computed so far, executed pages, and tables of speed. "
+        "Pictures of MNIST and CIFAR-10 in the pages belong to the authors of these data sets."
+    )
     result.license = result.add_jsonld({"@id": LICENSE, "@type": "CreativeWork", "name": "MIT license"})
     authors = [{"@type": "Organization", **author} for author in cited["authors"]]
     result.creator = [result.add_jsonld({"@id": f"#author-{i}", **a}) for i, a in enumerate(authors, 1)]
@@ -150,8 +153,8 @@ def croissant(root: Path = ROOT) -> dict[str, Any]:
     dataset = mlc.Metadata(
         ctx=ctx,
         name="memlib-released-log-p",
-        description="Log p(x) of every training image under every model of cross-validated variational "
-        "autoencoders, in nats: the released runs of memlib.",
+        description="Log p(x) of every training image under the models of cross-validated variational "
+        "autoencoders that are computed so far, in nats: the released runs of memlib.",
         license=[LICENSE],
         url=cited["repository-code"],
         version=cited["version"],

@@ -21,11 +21,19 @@ from memlib.device import own_settings
 from memlib.ensemble import Ensemble
 from memlib.experiment import Experiment, Stream
 from memlib.figures.style import BLUE, RED, WIDTH, check_array, note_left_out, require, styled
-from memlib.scoring import BLOCK
 from memlib.training import negative_elbo
 
 Loss = Callable[..., Tensor]  # of parameters by name and the tensors of one example
 Parameters = dict[str, Tensor]
+
+
+def version_noise(experiment: Experiment, images: ImageSet, version: int = 0) -> Tensor:
+    """What binarizes or dequantizes the images in a version that all models score, in [0, 1), (n, D).
+
+    Fitted proposals score version 0, whatever `noise` the experiment has.
+    """
+    n, D = len(images), images.images[0].size
+    return torch.rand(n, D, generator=experiment.torch_stream(Stream.VERSIONS, version), dtype=torch.float32)
 
 
 @own_settings()
@@ -42,9 +50,9 @@ def scored_version(experiment: Experiment, images: ImageSet, model: Ensemble) ->
     """
     if experiment.noise != "paired":
         raise ValueError(f"noise is {experiment.noise!r}; allowed: 'paired', with one version for all models")
-    source, gray = experiment.torch_stream(Stream.VERSIONS, 0), torch.tensor(images.images).flatten(1)
-    uniform = [torch.rand(x.shape, generator=source, dtype=model.dtype) for x in gray.split(BLOCK)]
-    return model.likelihood.perturb(gray.to(model.device), torch.cat(uniform).to(model.device))
+    gray = torch.tensor(images.images).flatten(1)
+    uniform = version_noise(experiment, images).to(model.device, model.dtype)
+    return model.likelihood.perturb(gray.to(model.device), uniform)
 
 
 @own_settings()

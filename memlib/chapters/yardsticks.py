@@ -170,18 +170,18 @@ def own_or_unseen(
     check_range(2, **{"unseen images": len(unseen)})
     size, rng = min(len(own), len(unseen) // 2), np.random.default_rng(seed)
 
-    def distance(images: ArrayLike) -> float:
+    def measured(images: ArrayLike) -> float:
         return measure(samples, images[rng.permutation(len(images))[:size]])
 
-    return pd.DataFrame([{"own": distance(own), "unseen": distance(unseen)} for _ in range(draws)])
+    return pd.DataFrame([{"own": measured(own), "unseen": measured(unseen)} for _ in range(draws)])
 
 
 def closer_by(draws: pd.DataFrame, own: int, unseen: int) -> float:
     """By how many standard errors samples are closer to a model's own images than to unseen ones.
 
-    The draws of one set overlap, so they differ by less than sets of other images would. Taking the distance
-    for a mean over the images of a set, the standard error follows from the spread of the draws and the
-    numbers of images that they are from.
+    The draws of one set overlap, so they differ by less than sets of other images would. Taking the measure
+    for a mean over the images of a set, which it is about at best, the standard error follows from the spread
+    of the draws and the numbers of images that they are from.
 
     Args:
         draws: what `own_or_unseen` returns, of at least two draws.

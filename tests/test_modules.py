@@ -238,3 +238,15 @@ def test_the_nearest_module_comes_first_and_loops_end():
 
 def test_the_modules_of_libraries_are_left_alone():
     assert modules_of(lambda x: torch.nn.functional.relu(np.sqrt(x)), Normal) == []
+
+
+def test_a_descriptor_that_holds_no_function_holds_no_module():
+    class Nothing(classmethod):  # such as libraries have, whose `__func__` is never set
+        def __init__(self, function):
+            pass
+
+    class Owner:
+        answer = Nothing(abs)
+
+    network = nn.Linear(1, 1)
+    assert modules_of(lambda x: (Owner.answer, network)) == [network]

@@ -54,7 +54,10 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, property):
         return [value.fget]
     if isinstance(value, staticmethod | classmethod | functools.cached_property):
-        return [getattr(value, "__func__", None) or value.func]
+        return [
+            getattr(value, "__func__", None),
+            getattr(value, "func", None),
+        ]  # some libraries' have neither
     if isinstance(value, type):
         return [] if _of_library(value) else [*vars(value).values()]
     if isinstance(value, types.ModuleType):
